@@ -1,0 +1,437 @@
+//! Heads of calls and answers: between HTTP types and the protobuf of the wire.
+//!
+//! Encoding writes protobuf straight from a `HeaderMap`, without the intermediate message; a test holds it to what the
+//! generated types would write. Decoding checks every limit before it copies.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
+};
+
+use crate::{
+    ServiceName,
+    frame::{FrameType, put_header},
+    wire,
+};
+
+/// What a peer's head may contain.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLimits {
+    /// Most header or trailer fields.
+    pub headers: usize,
+    /// Most bytes of all names and values together, and of a request target.
+    pub bytes: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        // As generous as the common HTTP servers: browsers and gateways stay far below, a flood does not pass.
+        Self { headers: 128, bytes: 64 * 1024 }
+    }
+}
+
+/// Why a head was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Not protobuf of the expected message.
+    #[error("head does not decode")]
+    Malformed(#[from] prost::DecodeError),
+    /// Too many fields.
+    #[error("head has {0} header fields, at most {1} are allowed")]
+    TooManyHeaders(usize, usize),
+    /// Too many bytes.
+    #[error("head has {0} bytes of header fields, at most {1} are allowed")]
+    TooManyBytes(usize, usize),
+    /// A name or value that HTTP does not allow (RFC 9110, section 5).
+    #[error("header field {0} is not valid")]
+    BadHeader(usize),
+    /// A method that HTTP does not allow.
+    #[error("method is not valid")]
+    BadMethod,
+    /// A target that HTTP does not allow.
+    #[error("request target is not valid")]
+    BadTarget,
+    /// A status out of 100..=599.
+    #[error("status {0} is not valid")]
+    BadStatus(u32),
+    /// Neither of the kinds of call that this build knows.
+    #[error("kind of call is not known")]
+    UnknownKind,
+    /// A service name that is none.
+    #[error("service name is not valid")]
+    BadService,
+}
+
+/// What the head of a call says besides the request itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallInfo {
+    /// Unique within the process that made the call.
+    pub id: u64,
+    /// The call on whose behalf this one was made, 0 for none.
+    pub parent: u64,
+    /// The plugin that made it.
+    pub plugin: Arc<str>,
+    /// The route that was matched.
+    pub route: Arc<str>,
+    /// The service that is called.
+    pub service: ServiceName,
+    /// Milliseconds left, `None` for no deadline.
+    pub remaining_ms: Option<u64>,
+    /// 0 is ordinary; higher is sent first.
+    pub priority: u32,
+}
+
+/// A call's head, decoded and valid.
+#[derive(Debug, Clone)]
+pub enum CallKind {
+    /// An HTTP request, and whether a body follows.
+    Http {
+        /// Method, target and headers; the body is the caller's to add.
+        request: http::request::Parts,
+        /// False if no body follows at all.
+        has_body: bool,
+    },
+    /// Raw bytes both ways.
+    Pipe,
+}
+
+/// Encodes the head of an HTTP call as a HEAD frame.
+pub fn put_http_head(out: &mut BytesMut, call: &CallInfo, parts: &http::request::Parts, has_body: bool) {
+    let method = parts.method.as_str();
+    let target = target_of(&parts.uri);
+    let nested = bytes_length(method.len())
+        + bytes_length(target.len())
+        + headers_length(&parts.headers)
+        + bool_length(!has_body);
+    put_call_fields(out, call, nested);
+    encode_key(8, WireType::LengthDelimited, out);
+    encode_varint(nested as u64, out);
+    put_field(1, method.as_bytes(), out);
+    put_field(2, target.as_bytes(), out);
+    put_headers(3, &parts.headers, out);
+    put_bool(4, !has_body, out);
+}
+
+/// Encodes the head of a pipe as a HEAD frame.
+pub fn put_pipe_head(out: &mut BytesMut, call: &CallInfo) {
+    put_call_fields(out, call, 0);
+    encode_key(9, WireType::LengthDelimited, out);
+    encode_varint(0, out);
+}
+
+/// The frame's header and the fields that come before `kind`, whose message has `nested` bytes.
+fn put_call_fields(out: &mut BytesMut, call: &CallInfo, nested: usize) {
+    let length = number_length(call.id)
+        + number_length(call.parent)
+        + bytes_length(call.plugin.len())
+        + bytes_length(call.route.len())
+        + bytes_length(call.service.as_str().len())
+        + call.remaining_ms.map_or(0, |ms| 1 + encoded_len_varint(ms))
+        + number_length(call.priority.into())
+        + 1
+        + encoded_len_varint(nested as u64)
+        + nested;
+    out.reserve(crate::frame::MAX_HEADER + length);
+    put_header(out, FrameType::Head, length);
+    put_number(1, call.id, out);
+    put_number(2, call.parent, out);
+    put_field(3, call.plugin.as_bytes(), out);
+    put_field(4, call.route.as_bytes(), out);
+    put_field(5, call.service.as_str().as_bytes(), out);
+    if let Some(ms) = call.remaining_ms {
+        encode_key(6, WireType::Varint, out);
+        encode_varint(ms, out);
+    }
+    put_number(7, call.priority.into(), out);
+}
+
+/// Encodes a reply's head as a HEAD frame.
+pub fn put_reply_head(out: &mut BytesMut, status: http::StatusCode, headers: &HeaderMap, has_body: bool) {
+    let status = u64::from(status.as_u16());
+    let length = 1 + encoded_len_varint(status) + headers_length(headers) + bool_length(!has_body);
+    out.reserve(crate::frame::MAX_HEADER + length);
+    put_header(out, FrameType::Head, length);
+    encode_key(1, WireType::Varint, out);
+    encode_varint(status, out);
+    put_headers(2, headers, out);
+    put_bool(3, !has_body, out);
+}
+
+/// Encodes the true end of a body as a TRAILERS frame.
+pub fn put_trailers(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
+    let length = trailers.map_or(0, headers_length);
+    out.reserve(crate::frame::MAX_HEADER + length);
+    put_header(out, FrameType::Trailers, length);
+    if let Some(trailers) = trailers {
+        put_headers(1, trailers, out);
+    }
+}
+
+/// Decodes the head of a call.
+///
+/// # Errors
+/// A head that does not decode, is over a limit, or holds what HTTP does not allow.
+pub fn decode_call(payload: Bytes, limits: &HeadLimits) -> Result<(CallInfo, CallKind), HeadError> {
+    let head = wire::CallHead::decode(payload)?;
+    let service = ServiceName::new(&head.service).map_err(|_| HeadError::BadService)?;
+    let kind = match head.kind.ok_or(HeadError::UnknownKind)? {
+        wire::call_head::Kind::Pipe(wire::PipeHead {}) => CallKind::Pipe,
+        wire::call_head::Kind::Http(http) => {
+            if http.target.len() > limits.bytes {
+                return Err(HeadError::TooManyBytes(http.target.len(), limits.bytes));
+            }
+            let mut parts = http::Request::new(()).into_parts().0;
+            parts.method = http::Method::from_bytes(http.method.as_bytes()).map_err(|_| HeadError::BadMethod)?;
+            let target =
+                http::uri::PathAndQuery::from_maybe_shared(http.target).map_err(|_| HeadError::BadTarget)?;
+            parts.uri = target.into();
+            parts.headers = to_header_map(http.headers, limits)?;
+            CallKind::Http { request: parts, has_body: !http.no_body }
+        }
+    };
+    let info = CallInfo {
+        id: head.id,
+        parent: head.parent,
+        plugin: head.plugin.into(),
+        route: head.route.into(),
+        service,
+        remaining_ms: head.remaining_ms,
+        priority: head.priority,
+    };
+    Ok((info, kind))
+}
+
+/// Decodes the head of a reply: status, headers, and whether a body follows.
+///
+/// # Errors
+/// As [`decode_call`].
+pub fn decode_reply(
+    payload: Bytes,
+    limits: &HeadLimits,
+) -> Result<(http::StatusCode, HeaderMap, bool), HeadError> {
+    let head = wire::ReplyHead::decode(payload)?;
+    let status = u16::try_from(head.status)
+        .ok()
+        .filter(|status| (100..=599).contains(status))
+        .and_then(|status| http::StatusCode::from_u16(status).ok())
+        .ok_or(HeadError::BadStatus(head.status))?;
+    Ok((status, to_header_map(head.headers, limits)?, !head.no_body))
+}
+
+/// Decodes the end of a body: its trailers, `None` if there are none.
+///
+/// # Errors
+/// As [`decode_call`].
+pub fn decode_trailers(payload: Bytes, limits: &HeadLimits) -> Result<Option<HeaderMap>, HeadError> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    let trailers = wire::Trailers::decode(payload)?;
+    let map = to_header_map(trailers.headers, limits)?;
+    Ok((!map.is_empty()).then_some(map))
+}
+
+fn to_header_map(headers: Vec<wire::Header>, limits: &HeadLimits) -> Result<HeaderMap, HeadError> {
+    if headers.len() > limits.headers {
+        return Err(HeadError::TooManyHeaders(headers.len(), limits.headers));
+    }
+    let bytes = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+    if bytes > limits.bytes {
+        return Err(HeadError::TooManyBytes(bytes, limits.bytes));
+    }
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (at, header) in headers.into_iter().enumerate() {
+        let name = HeaderName::from_bytes(&header.name).map_err(|_| HeadError::BadHeader(at))?;
+        let value = HeaderValue::from_maybe_shared(header.value).map_err(|_| HeadError::BadHeader(at))?;
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+fn target_of(uri: &http::Uri) -> &str {
+    uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+}
+
+/// Length of a field of bytes, 0 where proto3 leaves an empty one out. Tags here are below 16: one byte of key.
+const fn bytes_length(length: usize) -> usize {
+    if length == 0 { 0 } else { 1 + encoded_len_varint(length as u64) + length }
+}
+
+const fn number_length(value: u64) -> usize {
+    if value == 0 { 0 } else { 1 + encoded_len_varint(value) }
+}
+
+const fn bool_length(value: bool) -> usize {
+    if value { 2 } else { 0 }
+}
+
+fn header_length(name: &HeaderName, value: &HeaderValue) -> usize {
+    bytes_length(name.as_str().len()) + bytes_length(value.len())
+}
+
+fn headers_length(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            let length = header_length(name, value);
+            1 + encoded_len_varint(length as u64) + length
+        })
+        .sum()
+}
+
+fn put_headers(tag: u32, headers: &HeaderMap, out: &mut BytesMut) {
+    for (name, value) in headers {
+        encode_key(tag, WireType::LengthDelimited, out);
+        encode_varint(header_length(name, value) as u64, out);
+        put_field(1, name.as_str().as_bytes(), out);
+        put_field(2, value.as_bytes(), out);
+    }
+}
+
+fn put_field(tag: u32, value: &[u8], out: &mut BytesMut) {
+    if !value.is_empty() {
+        encode_key(tag, WireType::LengthDelimited, out);
+        encode_varint(value.len() as u64, out);
+        out.put_slice(value);
+    }
+}
+
+fn put_number(tag: u32, value: u64, out: &mut BytesMut) {
+    if value != 0 {
+        encode_key(tag, WireType::Varint, out);
+        encode_varint(value, out);
+    }
+}
+
+fn put_bool(tag: u32, value: bool, out: &mut BytesMut) {
+    if value {
+        encode_key(tag, WireType::Varint, out);
+        out.put_u8(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{FrameLimits, FrameReader};
+
+    fn payload(bytes: BytesMut, kind: FrameType) -> Bytes {
+        let mut reader = FrameReader::new(FrameLimits::default());
+        reader.push(bytes.freeze());
+        let frame = reader.next().expect("within the limits").expect("one frame");
+        assert_eq!(frame.kind, kind);
+        reader.finish().expect("nothing behind it");
+        frame.payload
+    }
+
+    fn info() -> CallInfo {
+        CallInfo {
+            id: 1 << 40,
+            parent: 0,
+            plugin: "rest".into(),
+            route: "orders".into(),
+            service: ServiceName::new("orders").expect("a name"),
+            remaining_ms: Some(0),
+            priority: 3,
+        }
+    }
+
+    fn headers() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.append("x-one", HeaderValue::from_static("1"));
+        headers.append("x-empty", HeaderValue::from_static(""));
+        headers.append("x-one", HeaderValue::from_bytes(b"\xff\xfe").expect("opaque bytes"));
+        headers
+    }
+
+    fn wire_headers() -> Vec<wire::Header> {
+        headers()
+            .iter()
+            .map(|(name, value)| wire::Header {
+                name: Bytes::copy_from_slice(name.as_str().as_bytes()),
+                value: Bytes::copy_from_slice(value.as_bytes()),
+            })
+            .collect()
+    }
+
+    fn request() -> http::request::Parts {
+        let request = http::Request::post("/a%00b/../c?q=%ff&&").body(()).expect("a request");
+        let (mut parts, ()) = request.into_parts();
+        parts.headers = headers();
+        parts
+    }
+
+    #[test]
+    fn what_is_written_by_hand_is_what_the_generated_types_write() {
+        for no_body in [false, true] {
+            let mut out = BytesMut::new();
+            put_http_head(&mut out, &info(), &request(), !no_body);
+            let expected = wire::CallHead {
+                id: 1 << 40,
+                parent: 0,
+                plugin: "rest".into(),
+                route: "orders".into(),
+                service: "orders".into(),
+                remaining_ms: Some(0),
+                priority: 3,
+                kind: Some(wire::call_head::Kind::Http(wire::HttpHead {
+                    method: "POST".into(),
+                    target: Bytes::from_static(b"/a%00b/../c?q=%ff&&"),
+                    headers: wire_headers(),
+                    no_body,
+                })),
+            };
+            assert_eq!(payload(out, FrameType::Head), expected.encode_to_vec());
+
+            let mut out = BytesMut::new();
+            put_reply_head(&mut out, http::StatusCode::CREATED, &headers(), !no_body);
+            let expected = wire::ReplyHead { status: 201, headers: wire_headers(), no_body };
+            assert_eq!(payload(out, FrameType::Head), expected.encode_to_vec());
+        }
+        let mut out = BytesMut::new();
+        put_trailers(&mut out, Some(&headers()));
+        let expected = wire::Trailers { headers: wire_headers() };
+        assert_eq!(payload(out, FrameType::Trailers), expected.encode_to_vec());
+
+        let mut out = BytesMut::new();
+        put_pipe_head(&mut out, &info());
+        let decoded = wire::CallHead::decode(payload(out, FrameType::Head)).expect("a head");
+        assert_eq!(decoded.kind, Some(wire::call_head::Kind::Pipe(wire::PipeHead {})));
+    }
+
+    #[test]
+    fn a_call_survives_the_wire() {
+        let mut out = BytesMut::new();
+        put_http_head(&mut out, &info(), &request(), true);
+        let (call, kind) = decode_call(payload(out, FrameType::Head), &HeadLimits::default()).expect("a call");
+        assert_eq!(call, info());
+        let CallKind::Http { request: parts, has_body } = kind else { panic!("not HTTP") };
+        assert!(has_body);
+        assert_eq!(parts.method, http::Method::POST);
+        assert_eq!(target_of(&parts.uri), "/a%00b/../c?q=%ff&&");
+        assert_eq!(parts.headers, headers());
+    }
+
+    #[test]
+    fn heads_over_a_limit_or_out_of_http_are_refused() {
+        let limits = HeadLimits { headers: 2, bytes: 64 };
+        let header = |name: &'static [u8], value: Vec<u8>| wire::Header { name: name.into(), value: value.into() };
+        let reply = |status, headers| wire::ReplyHead { status, headers, no_body: false }.encode_to_vec().into();
+        let many = vec![header(b"a", vec![]); 3];
+        assert!(matches!(decode_reply(reply(200, many), &limits), Err(HeadError::TooManyHeaders(3, 2))));
+        let long = vec![header(b"a", vec![b'x'; 64])];
+        assert!(matches!(decode_reply(reply(200, long), &limits), Err(HeadError::TooManyBytes(65, 64))));
+        for bad in [header(b"a b", vec![]), header(b"", vec![]), header(b"a", b"x\r\ny: z".to_vec())] {
+            assert!(matches!(decode_reply(reply(200, vec![bad]), &limits), Err(HeadError::BadHeader(0))));
+        }
+        for status in [0, 99, 600, u32::MAX] {
+            assert!(matches!(decode_reply(reply(status, vec![]), &limits), Err(HeadError::BadStatus(_))));
+        }
+        assert!(decode_call(Bytes::from_static(b"\xff\xff"), &limits).is_err());
+        assert!(matches!(decode_call(Bytes::new(), &limits), Err(HeadError::BadService)));
+    }
+}
