@@ -1,0 +1,40 @@
+//! What authors run in their tests: fakes of the other side, and a suite of promises that every plugin and every
+//! connector keeps.
+//!
+//! Three things are here:
+//!
+//! - [`FakeEdge`]: an [`Edge`](crate::Edge) that a test scripts and watches. Good for unit tests, too.
+//! - [`plugin()`]: one call that holds a plugin to the promises of [`Plugin`](crate::Plugin). The author supplies its
+//!   config and a [`Driver`], which makes one exchange through the plugin from outside.
+//! - [`connector()`]: one call that holds a connector to the promises of [`Connector`](crate::Connector). The author
+//!   supplies a [`LocalService`] of the kind that the connector talks to.
+//!
+//! A promise that is not kept is a panic whose message begins with the promise; so is one that is not kept in time
+//! ([`patience`]). Both suites return a [`Verdict`] that lists what was checked and what could not be, so that a test
+//! can insist on all of it.
+//!
+//! Where a subject runs is a world of its own ([`PluginWorld`], [`ConnectorWorld`]): [`FakeWorld`] puts it on a fake
+//! edge, and the same promises can be asked of a real hub and agent by whoever implements the two traits for them.
+//! [`FakeServiceFactory`] and [`TapFactory`] are what such a world needs at the far end of its tunnel.
+//!
+//! Nothing here is for production: records of calls are kept for as long as the fake lives.
+
+mod connector;
+mod far_end;
+mod fake;
+mod plugin;
+mod record;
+mod script;
+#[cfg(test)]
+mod tests;
+mod verdict;
+mod world;
+
+pub use connector::{LocalService, RunningService, ServiceBehaviour, connector, connector_in};
+pub use fake::FakeEdge;
+pub use far_end::{FakeServiceConfig, FakeServiceFactory, Tap, TapConfig, TapFactory};
+pub use plugin::{Driver, Outcome, plugin, plugin_in};
+pub use record::{Call, End, Progress};
+pub use script::Behaviour;
+pub use verdict::{Verdict, patience, with_patience};
+pub use world::{ConnectorWorld, FakeWorld, PluginWorld, SERVICE};

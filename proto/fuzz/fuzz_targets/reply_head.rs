@@ -1,0 +1,4 @@
+//! Runs [`edgeway_proto_fuzz::reply_head`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| edgeway_proto_fuzz::reply_head(data));
