@@ -240,6 +240,11 @@ impl Opening {
         self
     }
 
+    /// Whether it surely fits into any window.
+    pub(crate) fn is_small(&self) -> bool {
+        self.large.is_none()
+    }
+
     /// Takes what `body` has ready, so that a small message is one write. Never waits.
     pub(crate) fn take_ready<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Result<(), Fault>
     where

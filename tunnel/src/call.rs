@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     body::{Frames, FramesError, Opening, RecvBody, SendEnd, SendingGuard, decode_fault, send_body},
-    link::{Link, SendHalf},
+    link::{Link, RecvHalf, SendHalf},
     pipe::TunnelPipe,
 };
 
@@ -23,7 +23,7 @@ const MOST_INTERIM: usize = 64;
 /// What the peer breaks, it is blamed for: to a caller a session that talks nonsense is a lost one.
 const BLAME: FaultCode = FaultCode::SessionLost;
 
-/// Sends a request, and returns the answer as its head arrives.
+/// Sends a request on a stream just opened, and returns the answer as its head arrives.
 ///
 /// With `expect: 100-continue` the request's body is first polled when the agent asks for it. The body of the answer
 /// keeps the sending of the request alive; both end when it is dropped.
@@ -36,6 +36,7 @@ const BLAME: FaultCode = FaultCode::SessionLost;
 /// Dropping the future, or the answer's body before its end, resets the stream both ways.
 pub async fn call<B>(
     link: &Link,
+    (mut send, recv): (SendHalf, RecvHalf),
     call: &CallInfo,
     request: Request<B>,
     limits: HeadLimits,
@@ -43,7 +44,6 @@ pub async fn call<B>(
 where
     B: http_body::Body<Data = Bytes, Error = Fault> + Send + Unpin + 'static,
 {
-    let (mut send, recv) = link.open().await?;
     send.prioritise(call.priority);
     let (parts, mut body) = request.into_parts();
     let has_body = !body.is_end_stream();
@@ -58,25 +58,37 @@ where
     }
     drop(parts);
     let mut frames = Frames::new(recv, FrameReader::new(FrameLimits::default()));
-    let whole = match opening.write(&mut send).await {
-        Ok(whole) => whole,
-        // The agent may have answered without wanting the request: its answer says more than the stop.
-        Err(_) => return await_reply(&mut frames, limits, None).await.map(|reply| reply.into_response(frames, limits, None)),
+    // What may not fit into the peer's window goes out beside the reading: a service that answers while it reads would
+    // otherwise wait for us as we wait for it.
+    let opening = match opening.is_small() {
+        false => Some(opening),
+        true => match opening.write(&mut send).await {
+            Ok(false) => None,
+            // Whole; or broken, and then the answer, which may be there, says more than the break.
+            Ok(true) | Err(_) => {
+                let reply = await_reply(&mut frames, limits, None).await?;
+                return Ok(reply.into_response(frames, limits, None));
+            }
+        },
     };
-    if whole {
-        let reply = await_reply(&mut frames, limits, None).await?;
-        return Ok(reply.into_response(frames, limits, None));
-    }
     let (failed, mut failure) = oneshot::channel();
     let (go, gate) = oneshot::channel();
     let mut go = Some(go);
-    if !waits {
-        let _ = go.take().expect("it was just made").send(());
+    if !waits && let Some(go) = go.take() {
+        let _ = go.send(());
     }
     let sending = SendingGuard(link.spawn(async move {
-        // A gate that is dropped means that the final answer came first: the body is not wanted.
-        if gate.await.is_ok() {
-            send_rest(send, body, failed).await;
+        // A gate that is dropped means that the body is not wanted.
+        if gate.await.is_err() {
+            return;
+        }
+        match opening {
+            None => send_rest(send, body, failed).await,
+            Some(opening) => {
+                if let Ok(false) = opening.write(&mut send).await {
+                    send_rest(send, body, failed).await;
+                }
+            }
         }
     }));
     let reply = {
@@ -87,6 +99,12 @@ where
             Ok(fault) = &mut failure => return Err(fault),
         }
     };
+    if let Some(go) = go
+        && reply.status.as_u16() < 400
+    {
+        // Answered without a 100, and not refused: what the service reads on, it shall find.
+        let _ = go.send(());
+    }
     Ok(reply.into_response(frames, limits, Some(sending)))
 }
 
@@ -166,15 +184,18 @@ async fn await_reply(
     Err(Fault::with_detail(FaultCode::ServiceReset, format!("more than {MOST_INTERIM} interim answers")))
 }
 
-/// Opens raw bytes both ways.
+/// Opens raw bytes both ways on a stream just opened.
 ///
 /// # Errors
 /// As [`call`].
 ///
 /// # Cancel safety
 /// Dropping the future or the pipe resets the stream both ways.
-pub async fn open_pipe(link: &Link, call: &CallInfo, limits: HeadLimits) -> Result<TunnelPipe, Fault> {
-    let (mut send, recv) = link.open().await?;
+pub async fn open_pipe(
+    (mut send, recv): (SendHalf, RecvHalf),
+    call: &CallInfo,
+    limits: HeadLimits,
+) -> Result<TunnelPipe, Fault> {
     send.prioritise(call.priority);
     let mut head = BytesMut::new();
     put_pipe_head(&mut head, call);
