@@ -1,0 +1,347 @@
+//! The uplink: dial a hub, serve its calls, and when the session ends, dial again.
+//!
+//! ```text
+//!   resolve ─▶ dial ─▶ Hello/Welcome ─▶ serve ─▶ ended
+//!      ▲        │ failed                          │
+//!      └─ pause ◀─────────────────────────────────┘
+//! ```
+//!
+//! Hubs are tried in turn, and so are all addresses of a name, which is resolved anew each time. The pause grows
+//! exponentially with full jitter, starts over after a session that lasted, and gives way to what a hub asked for. After
+//! three failures on one socket a new one is opened: a NAT may have forgotten it, or a route may have changed.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use edgeway_host::logs::Chain;
+use edgeway_proto::{Close, CloseCode, wire};
+use edgeway_tunnel::{
+    identity::Identity,
+    link::{Link, LinkEnd},
+    session::{Control, ControlEvent, open_session},
+    transport::{Budgets, Dialler},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use crate::{config::HubAddress, dispatch::Dispatch, metrics::AgentMetrics};
+
+/// Failures on one socket after which a new one is opened.
+const SOCKET_FAILURES: u32 = 3;
+/// A session that lasted this long shows that the way is good: the pause starts over.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+
+/// What the agent is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UplinkState {
+    Connecting(Option<String>),
+    Connected(String),
+    Stopped,
+}
+
+/// The loop, and what it needs.
+pub(crate) struct Uplink {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) budgets: Budgets,
+    pub(crate) hubs: Vec<HubAddress>,
+    pub(crate) backoff: Backoff,
+    pub(crate) hello: wire::Hello,
+    pub(crate) dispatch: Arc<Dispatch>,
+    pub(crate) metrics: Arc<AgentMetrics>,
+    pub(crate) drain: Duration,
+    pub(crate) state: watch::Sender<UplinkState>,
+}
+
+/// Exponential back-off with full jitter: each pause is random between zero and a bound that doubles.
+#[derive(Debug, Clone)]
+pub(crate) struct Backoff {
+    least: Duration,
+    most: Duration,
+    bound: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most, bound: least }
+    }
+
+    fn reset(&mut self) {
+        self.bound = self.least;
+    }
+
+    fn pause(&mut self) -> Duration {
+        let bound = self.bound;
+        self.bound = (bound * 2).min(self.most);
+        bound.mul_f64(rand::random_range(0.0..=1.0))
+    }
+}
+
+/// How one attempt ended.
+struct Ended {
+    lasted: Duration,
+    retry_after: Option<Duration>,
+}
+
+impl Uplink {
+    /// Runs until `stop` fires; then drains: the hub is told, calls that run get until the deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the session; calls that run are reset.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut sockets = Sockets::new(self.identity.clone(), self.budgets.clone());
+        let mut turn = 0;
+        while !stop.is_cancelled() {
+            let hub = self.hubs[turn % self.hubs.len()].clone();
+            turn += 1;
+            let attempt = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                connected = self.connect(&mut sockets, &hub) => connected,
+            };
+            let pause = match attempt {
+                Ok((link, control)) => {
+                    let ended = self.session(link, control, &stop).await;
+                    if ended.lasted >= GOOD_SESSION {
+                        self.backoff.reset();
+                        // The same hub first: it was fine.
+                        turn -= 1;
+                    }
+                    let pause = self.backoff.pause();
+                    match ended.retry_after {
+                        // Jitter on top, or a thousand agents would come back at the same moment.
+                        Some(after) => after + pause,
+                        None => pause,
+                    }
+                }
+                Err((why, retry_after)) => {
+                    self.metrics.dial_failed();
+                    self.state.send_replace(UplinkState::Connecting(Some(why.clone())));
+                    // All hubs in turn before the first pause that counts.
+                    let pause = if turn % self.hubs.len() == 0 { self.backoff.pause() } else { Duration::ZERO };
+                    let pause = retry_after.map_or(pause, |after| after + pause);
+                    warn!(hub = %hub, error = why, pause_ms = pause.as_millis() as u64, "no session");
+                    pause
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        sockets.close().await;
+        self.state.send_replace(UplinkState::Stopped);
+    }
+
+    async fn connect(
+        &self,
+        sockets: &mut Sockets,
+        hub: &HubAddress,
+    ) -> Result<(Link, Control), (String, Option<Duration>)> {
+        let resolved = tokio::net::lookup_host((hub.host(), hub.port())).await;
+        let addresses: Vec<SocketAddr> = match resolved {
+            Ok(addresses) => addresses.collect(),
+            Err(error) => return Err((format!("can't resolve {}: {error}", hub.host()), None)),
+        };
+        let mut why = format!("{} has no address", hub.host());
+        let mut retry_after = None;
+        for address in addresses {
+            match self.connect_to(sockets, hub, address).await {
+                Ok(connected) => return Ok(connected),
+                Err((error, hint)) => {
+                    debug!(%address, error, "attempt failed");
+                    (why, retry_after) = (error, hint.or(retry_after));
+                }
+            }
+        }
+        Err((why, retry_after))
+    }
+
+    async fn connect_to(
+        &self,
+        sockets: &mut Sockets,
+        hub: &HubAddress,
+        address: SocketAddr,
+    ) -> Result<(Link, Control), (String, Option<Duration>)> {
+        let dialler = sockets.dialler(address.is_ipv6()).map_err(|error| (error, None))?;
+        let dialled = dialler.dial(address, hub.server_name()).await;
+        let (link, name) = match dialled {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                sockets.failed(address.is_ipv6());
+                return Err((Chain(&error).to_string(), None));
+            }
+        };
+        match open_session(&link, &self.hello).await {
+            Ok((control, welcome)) => {
+                sockets.worked(address.is_ipv6());
+                info!(hub = %name, %address, generation = welcome.generation, version = welcome.hub_version, "connected");
+                self.state.send_replace(UplinkState::Connected(name.to_string()));
+                Ok((link, control))
+            }
+            Err(error) => {
+                link.close(&error.close());
+                let retry_after = match link.end() {
+                    Some(LinkEnd::Peer(close)) => close.retry_after,
+                    _ => None,
+                };
+                link.finish().await;
+                Err((Chain(&error).to_string(), retry_after))
+            }
+        }
+    }
+
+    /// Serves calls until the session ends, or, after `stop`, until all calls are done or the drain's time is up.
+    async fn session(&self, link: Link, mut control: Control, stop: &CancellationToken) -> Ended {
+        let started = Instant::now();
+        self.metrics.connected.set(1);
+        let calls = TaskTracker::new();
+        let mut retry_after = None;
+        let end = loop {
+            tokio::select! {
+                biased; // a stop comes before what the hub still wants
+                () = stop.cancelled() => {
+                    self.drain(&link, &mut control, &calls).await;
+                    break LinkEnd::Local;
+                }
+                event = control.next() => match event {
+                    Ok(ControlEvent::Drain { reason, retry_after: hint }) => {
+                        info!(reason, "hub drains");
+                        retry_after = hint;
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        link.close(&error.close());
+                        break link.closed().await;
+                    }
+                },
+                accepted = link.accept() => match accepted {
+                    Ok((send, recv)) => {
+                        calls.spawn(self.dispatch.clone().serve(send, recv));
+                    }
+                    Err(end) => break end,
+                },
+            }
+        };
+        self.metrics.connected.set(0);
+        self.metrics.session_ended(end.name());
+        if let LinkEnd::Peer(Close { retry_after: Some(after), .. }) = &end {
+            retry_after = Some(*after);
+        }
+        info!(cause = %end, lasted_s = started.elapsed().as_secs(), "session ended");
+        self.state.send_replace(UplinkState::Connecting(Some(end.to_string())));
+        // Streams broke with the link, so what still runs ends by itself, and the services see their callers leave.
+        calls.close();
+        calls.wait().await;
+        link.finish().await;
+        Ended { lasted: started.elapsed(), retry_after }
+    }
+
+    async fn drain(&self, link: &Link, control: &mut Control, calls: &TaskTracker) {
+        let deadline = tokio::time::sleep(self.drain);
+        tokio::pin!(deadline);
+        // Told first, refused after: a hub that heard it sends nothing more, and what crosses on the wire is served.
+        let _ = control.drain("the agent is shutting down", None).await;
+        info!(in_flight = calls.len(), limit_s = self.drain.as_secs(), "draining");
+        let settle = tokio::time::sleep(link.stats().rtt * 2 + Duration::from_millis(20));
+        tokio::pin!(settle);
+        let mut settled = false;
+        loop {
+            if settled && calls.is_empty() {
+                break;
+            }
+            let done = async {
+                calls.close();
+                calls.wait().await;
+            };
+            tokio::select! {
+                biased;
+                () = &mut deadline => {
+                    for (name, service) in &self.dispatch.services {
+                        if service.permits.in_use() > 0 {
+                            warn!(service = %name, calls = service.permits.in_use(), "cut at the end of the drain");
+                        }
+                    }
+                    break;
+                }
+                () = &mut settle, if !settled => {
+                    settled = true;
+                    self.dispatch.draining.store(true, Ordering::Release);
+                }
+                () = done, if settled => break,
+                accepted = link.accept() => match accepted {
+                    Ok((send, recv)) => {
+                        calls.spawn(self.dispatch.clone().serve(send, recv));
+                    }
+                    Err(_) => break,
+                },
+            }
+        }
+        link.close(&Close::new(CloseCode::Shutdown, "the agent is shutting down"));
+    }
+}
+
+/// The sockets in use, one for each address family, replaced after failures.
+struct Sockets {
+    identity: Arc<Identity>,
+    budgets: Budgets,
+    families: [Option<(Dialler, u32)>; 2],
+}
+
+impl Sockets {
+    fn new(identity: Arc<Identity>, budgets: Budgets) -> Self {
+        Self { identity, budgets, families: [None, None] }
+    }
+
+    fn dialler(&mut self, ipv6: bool) -> Result<&Dialler, String> {
+        let socket = &mut self.families[usize::from(ipv6)];
+        if socket.as_ref().is_some_and(|(_, failures)| *failures >= SOCKET_FAILURES) {
+            info!("a new socket, the old one failed {SOCKET_FAILURES} times");
+            *socket = None;
+        }
+        if socket.is_none() {
+            let dialler = Dialler::bind(self.identity.clone(), &self.budgets, ipv6)
+                .map_err(|error| Chain(&error).to_string())?;
+            *socket = Some((dialler, 0));
+        }
+        Ok(&socket.as_ref().expect("it was just made").0)
+    }
+
+    fn failed(&mut self, ipv6: bool) {
+        if let Some((_, failures)) = &mut self.families[usize::from(ipv6)] {
+            *failures += 1;
+        }
+    }
+
+    fn worked(&mut self, ipv6: bool) {
+        if let Some((_, failures)) = &mut self.families[usize::from(ipv6)] {
+            *failures = 0;
+        }
+    }
+
+    /// Lets the last packets out, for a moment at most.
+    async fn close(&mut self) {
+        for (dialler, _) in self.families.iter().flatten() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), dialler.wait_idle()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_is_random_below_a_bound_that_doubles_up_to_the_most() {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
+        for bound in [200, 400, 800, 1000, 1000] {
+            assert!(backoff.pause() <= Duration::from_millis(bound));
+        }
+        backoff.reset();
+        assert!(backoff.pause() <= Duration::from_millis(200));
+    }
+}
