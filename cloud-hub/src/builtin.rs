@@ -3,6 +3,6 @@
 use crate::registry::PluginRegistry;
 
 pub(crate) fn register(registry: &mut PluginRegistry) {
-    // registry.register::<edgeway_rest::RestFactory>();
-    // registry.register::<edgeway_echo::EchoPluginFactory>();
+    registry.register::<edgeway_rest::RestFactory>();
+    registry.register::<edgeway_echo::EchoPluginFactory>();
 }

@@ -18,19 +18,18 @@ use edgeway_host::{
     Problem, Report,
     report::join,
     settings::{
-        AdminSection, Identity, IdentitySection, KeepAlive, RuntimeSection, Udp, count, head_limits, stream_window,
+        AdminSection, Identity, IdentitySection, KeepAlive, RuntimeSection, Udp, count, head_limits,
+        stream_window,
     },
     units::{Period, PeriodOrZero, Size},
     yaml::{self, Document},
 };
 use edgeway_plugin::{DynPlugin, HubName};
 use edgeway_proto::head::HeadLimits;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_yaml::{Mapping, Value};
+use serde::Deserialize;
+use serde_yaml::Value;
 
-pub use self::route::{
-    Balance, RouteConfig, RouteLimits, RouteMatch, RouteTarget, RouteTimeouts, Word,
-};
+pub use self::route::{Balance, RouteConfig, RouteLimits, RouteMatch, RouteTarget, RouteTimeouts, Word};
 use crate::{registry::PluginRegistry, routes};
 
 /// The `kind` of a hub's config.
@@ -159,18 +158,20 @@ impl HubConfig {
     }
 
     fn validate(document: &mut Document, registry: &PluginRegistry) -> Option<Self> {
-        let hub: Option<HubSection> = section(document, "hub");
-        let tunnel: Option<TunnelSection> = section(document, "tunnel");
-        let identity: Option<IdentitySection> = section(document, "identity");
-        let admin: Option<AdminSection> = section(document, "admin");
-        let runtime: Option<RuntimeSection> = section(document, "runtime");
-        let drain = drain(document);
-        let (plugin_sections, raw_routes) = (document.take("plugins"), document.content.shift_remove("routes"));
+        let hub: Option<HubSection> = document.section("hub");
+        let tunnel: Option<TunnelSection> = document.section("tunnel");
+        let identity: Option<IdentitySection> = document.section("identity");
+        let admin: Option<AdminSection> = document.section("admin");
+        let runtime: Option<RuntimeSection> = document.section("runtime");
+        let drain: Option<Option<PeriodOrZero>> = document.field("drain");
+        let (plugin_sections, raw_routes) =
+            (document.take("plugins"), document.content.shift_remove("routes"));
         document.finish(&SECTIONS);
 
         let problems = &mut document.problems;
         let tunnel = tunnel.map(|tunnel| tunnel.validate(problems));
-        let identity = identity.map(|identity| identity.validate(&document.folder, &IDENTITY_FILES, problems));
+        let identity =
+            identity.map(|identity| identity.validate(&document.folder, &IDENTITY_FILES, problems));
         let admin = admin.map(|admin| admin.validate(DEFAULT_ADMIN, problems));
         let workers = runtime.map(|runtime| runtime.validate(problems));
         let (names, plugins) = build_plugins(plugin_sections, registry, problems);
@@ -182,7 +183,7 @@ impl HubConfig {
             admin: admin?,
             plugins,
             routes,
-            drain: drain?,
+            drain: drain?.map_or(DEFAULT_DRAIN, |drain| drain.0),
             workers: workers?,
         })
     }
@@ -213,23 +214,6 @@ impl TunnelSection {
     }
 }
 
-fn section<T: DeserializeOwned>(document: &mut Document, name: &str) -> Option<T> {
-    let value = document.take(name);
-    yaml::decode(value, name, &mut document.problems)
-}
-
-/// `drain` is a bare duration: decode it as the one field of a section.
-fn drain(document: &mut Document) -> Option<Duration> {
-    #[derive(Deserialize)]
-    struct Only {
-        drain: Option<PeriodOrZero>,
-    }
-    let value = document.content.shift_remove("drain").unwrap_or(Value::Null);
-    let only = Mapping::from_iter([(Value::from("drain"), value)]);
-    let only: Only = yaml::decode(only.into(), "", &mut document.problems)?;
-    Some(only.drain.map_or(DEFAULT_DRAIN, |drain| drain.0))
-}
-
 /// The names of all plugins that the config asks for, whether or not they could be made, and those that could.
 fn build_plugins(
     sections: Value,
@@ -237,7 +221,8 @@ fn build_plugins(
     problems: &mut Vec<Problem>,
 ) -> (Vec<String>, Vec<ConfiguredPlugin>) {
     let Value::Mapping(sections) = sections else {
-        problems.push(Problem::new("plugins", "expected a mapping from the names of plugins to their sections"));
+        problems
+            .push(Problem::new("plugins", "expected a mapping from the names of plugins to their sections"));
         return (Vec::new(), Vec::new());
     };
     let mut names = Vec::new();

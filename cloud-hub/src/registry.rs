@@ -55,16 +55,13 @@ impl fmt::Debug for PluginRegistry {
     }
 }
 
-fn build<F: PluginFactory>(section: Value, path: &str, problems: &mut Vec<Problem>) -> Option<Arc<dyn DynPlugin>> {
-    let found_before = problems.len();
-    let config = yaml::decode::<F::Config>(section, path, problems)?;
-    // Build even if decoding left something out: it may find more, and finding is all it does.
-    match F::build(config) {
-        Ok(plugin) if problems.len() == found_before => Some(Arc::new(plugin)),
-        Ok(_) => None,
-        Err(error) => {
-            problems.extend(error.problems().iter().map(|(at, message)| Problem::new(join(path, at), message)));
-            None
-        }
-    }
+fn build<F: PluginFactory>(
+    section: Value,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<dyn DynPlugin>> {
+    yaml::decode_and_make(section, path, problems, |config| match F::build(config) {
+        Ok(plugin) => Ok(Arc::new(plugin) as Arc<dyn DynPlugin>),
+        Err(error) => Err(error.problems().to_vec()),
+    })
 }

@@ -22,13 +22,13 @@ use edgeway_host::Problem;
 use edgeway_plugin::{Fault, FaultCode, NameError, NodeName, NodeSelector, RouteName, ServiceName};
 use http::Method;
 
-pub use self::{
-    host::{Hostname, HostnameError},
-    pattern::{PathKind, PathPattern, PatternError},
-};
 use self::{
     host::RequestHost,
     trie::{Found, Leaf, Trie},
+};
+pub use self::{
+    host::{Hostname, HostnameError},
+    pattern::{PathKind, PathPattern, PatternError},
 };
 use crate::config::{Balance, RouteConfig, RouteLimits, RouteTimeouts, Word};
 

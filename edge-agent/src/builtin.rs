@@ -3,7 +3,7 @@
 use crate::registry::ConnectorRegistry;
 
 pub(crate) fn register(registry: &mut ConnectorRegistry) {
-    // registry.register::<edgeway_http_service::HttpServiceFactory>();
-    // registry.register::<edgeway_tcp_service::TcpServiceFactory>();
-    // registry.register::<edgeway_echo::EchoConnectorFactory>();
+    registry.register::<edgeway_http_service::HttpServiceFactory>();
+    registry.register::<edgeway_tcp_service::TcpServiceFactory>();
+    registry.register::<edgeway_echo::EchoConnectorFactory>();
 }

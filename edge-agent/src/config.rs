@@ -26,7 +26,7 @@ use edgeway_host::{
 };
 use edgeway_plugin::{DynConnector, NodeName, ServiceName};
 use edgeway_proto::head::HeadLimits;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 pub use self::address::{AddressError, HubAddress};
@@ -48,7 +48,8 @@ const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 const MOST_SERVICES: usize = 512;
 
 /// Sections of the file, besides `apiVersion` and `kind`.
-const SECTIONS: [&str; 9] = ["hubs", "node", "identity", "admin", "uplink", "limits", "udp", "drain", "services"];
+const SECTIONS: [&str; 9] =
+    ["hubs", "node", "identity", "admin", "uplink", "limits", "udp", "drain", "services"];
 
 /// An agent's config, valid as a whole.
 #[derive(Debug)]
@@ -119,7 +120,10 @@ pub struct ServiceConfig {
 
 impl fmt::Debug for ServiceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceConfig").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("ServiceConfig")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,13 +175,13 @@ impl AgentConfig {
     fn validate(document: &mut Document, connectors: &ConnectorRegistry) -> Option<Self> {
         let hubs = document.content.shift_remove("hubs");
         let services = document.content.shift_remove("services");
-        let node: Option<NodeSection> = section(document, "node");
-        let identity: Option<IdentitySection> = section(document, "identity");
-        let admin: Option<AdminSection> = section(document, "admin");
-        let uplink: Option<UplinkSection> = section(document, "uplink");
-        let limits: Option<LimitsSection> = section(document, "limits");
-        let udp: Option<Udp> = section(document, "udp");
-        let drain = drain(document);
+        let node: Option<NodeSection> = document.section("node");
+        let identity: Option<IdentitySection> = document.section("identity");
+        let admin: Option<AdminSection> = document.section("admin");
+        let uplink: Option<UplinkSection> = document.section("uplink");
+        let limits: Option<LimitsSection> = document.section("limits");
+        let udp: Option<Udp> = document.section("udp");
+        let drain: Option<Option<PeriodOrZero>> = document.field("drain");
         document.finish(&SECTIONS);
 
         let problems = &mut document.problems;
@@ -185,7 +189,8 @@ impl AgentConfig {
         if let Some(node) = &node {
             check_labels("node.labels", &node.labels, problems);
         }
-        let identity = identity.map(|identity| identity.validate(&document.folder, &IDENTITY_FILES, problems));
+        let identity =
+            identity.map(|identity| identity.validate(&document.folder, &IDENTITY_FILES, problems));
         let admin = admin.map(|admin| admin.validate(DEFAULT_ADMIN, problems));
         let uplink = uplink.map(|uplink| uplink.validate(problems));
         let limits = limits.map(|limits| limits.validate(problems));
@@ -199,7 +204,7 @@ impl AgentConfig {
             uplink: uplink?,
             limits: limits?,
             udp: udp?,
-            drain: drain?,
+            drain: drain?.map_or(DEFAULT_DRAIN, |drain| drain.0),
             services,
         })
     }
@@ -210,11 +215,13 @@ impl UplinkSection {
         let backoff_min = self.backoff.min.map_or(Duration::from_millis(200), |period| period.0);
         let backoff_max = self.backoff.max.map_or(Duration::from_secs(30), |period| period.0);
         if backoff_min > backoff_max {
-            let message = format!("is {backoff_min:?}, at most uplink.backoff.max ({backoff_max:?}) is allowed");
+            let message =
+                format!("is {backoff_min:?}, at most uplink.backoff.max ({backoff_max:?}) is allowed");
             problems.push(Problem::new("uplink.backoff.min", message));
         }
         if backoff_max > Duration::from_secs(3600) {
-            let message = format!("is {backoff_max:?}, at most 1h is allowed: that long a node would stay away");
+            let message =
+                format!("is {backoff_max:?}, at most 1h is allowed: that long a node would stay away");
             problems.push(Problem::new("uplink.backoff.max", message));
         }
         let keep_alive = KeepAlive::validate("uplink", self.keep_alive, self.idle_timeout, problems);
@@ -231,23 +238,6 @@ impl LimitsSection {
             heads: head_limits("limits", self.header_count, self.header_bytes, problems),
         }
     }
-}
-
-fn section<T: DeserializeOwned>(document: &mut Document, name: &str) -> Option<T> {
-    let value = document.take(name);
-    yaml::decode(value, name, &mut document.problems)
-}
-
-/// `drain` is a bare duration: decode it as the one field of a section.
-fn drain(document: &mut Document) -> Option<Duration> {
-    #[derive(Deserialize)]
-    struct Only {
-        drain: Option<PeriodOrZero>,
-    }
-    let value = document.content.shift_remove("drain").unwrap_or(Value::Null);
-    let only = Mapping::from_iter([(Value::from("drain"), value)]);
-    let only: Only = yaml::decode(only.into(), "", &mut document.problems)?;
-    Some(only.drain.map_or(DEFAULT_DRAIN, |drain| drain.0))
 }
 
 fn validate_hubs(raw: Option<Value>, problems: &mut Vec<Problem>) -> Vec<HubAddress> {
@@ -302,7 +292,8 @@ fn validate_services(
         let name = service_name(&mut fields, &at, problems);
         if let Some(name) = &name {
             if let Some(earlier) = names.get(name) {
-                let message = format!("'{name}' is the name of services[{earlier}] already; names are unique");
+                let message =
+                    format!("'{name}' is the name of services[{earlier}] already; names are unique");
                 problems.push(Problem::new(join(&at, "name"), message));
             } else {
                 names.insert(name.clone(), index);

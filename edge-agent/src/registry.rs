@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use edgeway_host::{Problem, report::join, yaml};
+use edgeway_host::{Problem, yaml};
 use edgeway_plugin::{ConnectorFactory, DynConnector};
 use serde_yaml::Value;
 
@@ -65,15 +65,8 @@ fn build<F: ConnectorFactory>(
     path: &str,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<dyn DynConnector>> {
-    let found_before = problems.len();
-    let config = yaml::decode::<F::Config>(section, path, problems)?;
-    // Build even if decoding left something out: it may find more, and finding is all it does.
-    match F::build(config) {
-        Ok(connector) if problems.len() == found_before => Some(Arc::new(connector)),
-        Ok(_) => None,
-        Err(error) => {
-            problems.extend(error.problems().iter().map(|(at, message)| Problem::new(join(path, at), message)));
-            None
-        }
-    }
+    yaml::decode_and_make(section, path, problems, |config| match F::build(config) {
+        Ok(connector) => Ok(Arc::new(connector) as Arc<dyn DynConnector>),
+        Err(error) => Err(error.problems().to_vec()),
+    })
 }

@@ -66,3 +66,57 @@ impl Signals {
 pub async fn shutdown_signal() -> io::Result<&'static str> {
     Ok(Signals::catch()?.next().await)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Not a test of its own: the process that the tests below send signals to.
+    #[tokio::test]
+    #[ignore = "started by the other tests of this module"]
+    async fn a_process_that_never_finishes() {
+        let mut signals = Signals::catch().expect("signals");
+        println!("\nready");
+        println!("\nfirst {}", signals.next().await);
+        signals.unless_impatient(std::future::pending::<()>()).await;
+    }
+
+    /// Starts the process above and returns it with the lines that it prints.
+    fn start() -> (Child, impl Iterator<Item = String>) {
+        let mut child = Command::new(std::env::current_exe().expect("a test binary"))
+            .args(["--exact", "signals::tests::a_process_that_never_finishes", "--ignored", "--nocapture"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        (child, lines.map(|line| line.expect("text")))
+    }
+
+    fn send(signal: &str, child: &Child) {
+        let kill = format!("kill -{signal} {}", child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_process_at_once() {
+        for (first, second) in [("TERM", "INT"), ("INT", "TERM")] {
+            let (mut child, mut lines) = start();
+            assert!(lines.any(|line| line == "ready"));
+            send(first, &child);
+            assert!(lines.any(|line| line == format!("first SIG{first}")), "the first signal is told apart");
+            send(second, &child);
+            assert_eq!(child.wait().expect("an end").code(), Some(IMPATIENT));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_that_ends_by_itself_is_not_disturbed() {
+        let mut signals = Signals::catch().expect("signals");
+        assert_eq!(signals.unless_impatient(async { 7 }).await, 7);
+    }
+}

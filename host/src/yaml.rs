@@ -17,6 +17,7 @@ mod patch;
 mod wording;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -60,6 +61,23 @@ impl Document {
             None | Some(Value::Null) => Value::Mapping(Mapping::new()),
             Some(value) => value,
         }
+    }
+
+    /// Takes a section out and decodes it, see [`decode`]. `T` of an absent section is what an empty mapping decodes to.
+    pub fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        let value = self.take(name);
+        decode(value, name, &mut self.problems)
+    }
+
+    /// Takes a field out that is no section but a bare value: `Some(None)` if it is absent, `None` if it is wrong.
+    pub fn field<T: DeserializeOwned>(&mut self, name: &str) -> Option<Option<T>> {
+        let value = self.content.shift_remove(name).unwrap_or(Value::Null);
+        let alone = Mapping::from_iter([(Value::from(name), value)]);
+        let found_before = self.problems.len();
+        let decoded: Option<BTreeMap<String, Option<T>>> = decode(alone.into(), "", &mut self.problems);
+        decoded
+            .filter(|_| self.problems.len() == found_before)
+            .map(|mut decoded| decoded.remove(name).flatten())
     }
 
     /// Reports every section that was not taken. `known` lists those that could have been.
@@ -156,7 +174,7 @@ fn parse(text: &str) -> Result<Mapping, String> {
 pub fn decode<T: DeserializeOwned>(value: Value, path: &str, problems: &mut Vec<Problem>) -> Option<T> {
     // "rest:" with nothing behind it is a section without fields.
     let value = if value.is_null() { Value::Mapping(Mapping::new()) } else { value };
-    if !value.is_mapping() {
+    if !matches!(value, Value::Mapping(_)) {
         // serde would take a list for the fields in order, which is nothing that people write on purpose.
         problems.push(Problem::new(path, format!("found {}, expected a mapping", wording::kind_of(&value))));
         return None;
@@ -180,6 +198,26 @@ pub fn decode<T: DeserializeOwned>(value: Value, path: &str, problems: &mut Vec<
         if problems.len() - found_before >= MOST_PROBLEMS {
             problems.push(Problem::new(path, "has more problems than are shown"));
             return None;
+        }
+    }
+}
+
+/// Decodes the section at `path` and makes something of it. `None` if there is any problem; `make` returns those that it
+/// finds, each with its path within the section.
+pub fn decode_and_make<T: DeserializeOwned, V>(
+    section: Value,
+    path: &str,
+    problems: &mut Vec<Problem>,
+    make: impl FnOnce(T) -> Result<V, Vec<(String, String)>>,
+) -> Option<V> {
+    let found_before = problems.len();
+    let decoded = decode(section, path, problems)?;
+    // Make it even if decoding left something out: that may find more, and what is made is dropped.
+    match make(decoded) {
+        Ok(made) => (problems.len() == found_before).then_some(made),
+        Err(found) => {
+            problems.extend(found.into_iter().map(|(at, message)| Problem::new(join(path, &at), message)));
+            None
         }
     }
 }

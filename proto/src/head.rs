@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a peer's head may contain.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
     /// Most header or trailer fields.
     pub headers: usize,

@@ -165,7 +165,12 @@ struct RawLimits {
 impl RouteConfig {
     /// Decodes the route written at `origin` and checks all that can be said of it alone. `plugins` are the names of
     /// plugins that the config asks for. `None` if any part of it is not valid; why is in `problems`.
-    pub(super) fn decode(raw: Value, origin: &str, plugins: &[String], problems: &mut Vec<Problem>) -> Option<Self> {
+    pub(super) fn decode(
+        raw: Value,
+        origin: &str,
+        plugins: &[String],
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
         let found_before = problems.len();
         let raw: RawRoute = yaml::decode(raw, origin, problems)?;
         let at = |field: &str| join(origin, field);
@@ -179,7 +184,8 @@ impl RouteConfig {
         let hostnames = check_hostnames(raw.hostnames, &at("hostnames"), problems);
         let matches = check_matches(raw.matches, &at("matches"), problems);
         let to = required(raw.to, at("to"), problems).and_then(|to| to.validate(&at("to"), problems));
-        let limits = RouteLimits { calls: count(&at("limits.calls"), raw.limits.calls, DEFAULT_CALLS, problems) };
+        let limits =
+            RouteLimits { calls: count(&at("limits.calls"), raw.limits.calls, DEFAULT_CALLS, problems) };
         let timeouts = RouteTimeouts {
             request: limit_of(raw.timeouts.request, DEFAULT_REQUEST),
             idle: limit_of(raw.timeouts.idle, DEFAULT_IDLE),
@@ -210,7 +216,8 @@ impl RawTarget {
         let service = required(self.service, service_at.clone(), problems)
             .and_then(|text| word(&text, ServiceName::new, &service_at, problems));
         let node_is_given = self.nodes.name.is_some();
-        let node = self.nodes.name.and_then(|text| word(&text, NodeName::new, &join(at, "nodes.name"), problems));
+        let node =
+            self.nodes.name.and_then(|text| word(&text, NodeName::new, &join(at, "nodes.name"), problems));
         check_labels(&join(at, "nodes.matchLabels"), &self.nodes.match_labels, problems);
         if node_is_given && node.is_none() {
             return None;
@@ -234,7 +241,8 @@ fn word<N>(
         return Some(Word::Capture(capture.into()));
     }
     if text.contains(['{', '}']) {
-        let message = format!("'{}' mixes text and captures: a capture such as {{node}} stands alone", shorten(text));
+        let message =
+            format!("'{}' mixes text and captures: a capture such as {{node}} stands alone", shorten(text));
         problems.push(Problem::new(at, message));
         return None;
     }
@@ -279,7 +287,11 @@ fn check_hostnames(raw: Option<Vec<String>>, at: &str, problems: &mut Vec<Proble
     all_good.then_some(hostnames)
 }
 
-fn check_matches(raw: Option<Vec<RawMatch>>, at: &str, problems: &mut Vec<Problem>) -> Option<Vec<RouteMatch>> {
+fn check_matches(
+    raw: Option<Vec<RawMatch>>,
+    at: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<RouteMatch>> {
     // As in the Gateway API: no match at all is one that takes every path.
     let raw = raw.unwrap_or_else(|| vec![RawMatch::default()]);
     if raw.is_empty() {
@@ -342,12 +354,13 @@ fn check_captures(matches: &[RouteMatch], to: &RouteTarget, origin: &str, proble
         let at = format!("{origin}.matches[{index}].path");
         for (field, capture) in &used {
             if path.capture(capture).is_none() {
-                let message =
-                    format!("'{path}' has no capture {{{}}}, which {field} uses", shorten(capture));
+                let message = format!("'{path}' has no capture {{{}}}, which {field} uses", shorten(capture));
                 problems.push(Problem::new(join(&at, "value"), message));
             }
         }
-        if path.kind() == PathKind::Template && !used.iter().any(|(_, capture)| path.capture(capture).is_some()) {
+        if path.kind() == PathKind::Template
+            && !used.iter().any(|(_, capture)| path.capture(capture).is_some())
+        {
             let message = "a template of which no capture is used: use one in to.service or to.nodes.name, or make \
                            the type PathPrefix";
             problems.push(Problem::new(join(&at, "type"), message));

@@ -92,10 +92,13 @@ mod tests {
 
     #[test]
     fn hostnames_are_dns_names_without_port_or_wildcard() {
-        for good in ["api.example.com", "localhost", "127.0.0.1", "API.Example.com", "xn--bcher-kva.example"] {
+        for good in ["api.example.com", "localhost", "127.0.0.1", "API.Example.com", "xn--bcher-kva.example"]
+        {
             assert_eq!(Hostname::new(good).expect("a hostname").as_str(), good.to_ascii_lowercase());
         }
-        for bad in ["", ".", "a..b", "-a", "a-", "a_b", "a.", "ä.de", "a/b", &"a.".repeat(127), &"x".repeat(64)] {
+        for bad in
+            ["", ".", "a..b", "-a", "a-", "a_b", "a.", "ä.de", "a/b", &"a.".repeat(127), &"x".repeat(64)]
+        {
             assert!(matches!(Hostname::new(bad), Err(HostnameError::Alphabet(_))), "{bad:?} was taken");
         }
         assert!(matches!(Hostname::new("*.example.com"), Err(HostnameError::Wildcard(_))));

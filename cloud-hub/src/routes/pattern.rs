@@ -70,7 +70,9 @@ pub enum PatternError {
     #[error("'{0}' contains a brace; captures such as {{node}} need the type Template")]
     BraceOutOfTemplate(String),
     /// A capture that is no whole segment, or has no name.
-    #[error("segment '{0}' must be text without braces, or a capture of letters, digits, '-' and '_', such as {{node}}")]
+    #[error(
+        "segment '{0}' must be text without braces, or a capture of letters, digits, '-' and '_', such as {{node}}"
+    )]
     Capture(String),
     /// The same capture twice.
     #[error("capture {{{0}}} stands there twice")]
@@ -91,7 +93,10 @@ impl PathPattern {
         if text.contains(['?', '#']) {
             return Err(PatternError::BeyondPath(shown()));
         }
-        if let Some(character) = text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '<' | '>' | '\\' | '^' | '`' | '|')) {
+        if let Some(character) = text
+            .chars()
+            .find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '<' | '>' | '\\' | '^' | '`' | '|'))
+        {
             let character = character.escape_debug().to_string();
             return Err(PatternError::Character { path: shown(), character });
         }
@@ -130,7 +135,9 @@ impl PathPattern {
 
     /// Which segment the capture `name` is, counted from 0.
     pub fn capture(&self, name: &str) -> Option<usize> {
-        self.segments.iter().position(|segment| matches!(segment, Segment::Capture(capture) if **capture == *name))
+        self.segments
+            .iter()
+            .position(|segment| matches!(segment, Segment::Capture(capture) if **capture == *name))
     }
 
     pub(super) fn segments(&self) -> &[Segment] {
@@ -170,7 +177,10 @@ mod tests {
                 assert_eq!(pattern.to_string(), good);
             }
         }
-        for bad in ["", "orders", "*", "/a?b", "/a#b", "/a b", "/ä", "/a\u{0}", "/a\\b", "/{node}x", "/{}", "/{a b}", "/x}"] {
+        for bad in [
+            "", "orders", "*", "/a?b", "/a#b", "/a b", "/ä", "/a\u{0}", "/a\\b", "/{node}x", "/{}", "/{a b}",
+            "/x}",
+        ] {
             assert!(PathPattern::new(PathKind::Template, bad).is_err(), "{bad:?} was taken");
         }
         let long = format!("/{}", "x".repeat(LONGEST));

@@ -76,7 +76,12 @@ impl Trie {
     ///
     /// # Errors
     /// The leaf that takes the very same calls already; it stays.
-    pub(super) fn insert(&mut self, path: &PathPattern, method: Option<&Method>, leaf: Leaf) -> Result<(), Leaf> {
+    pub(super) fn insert(
+        &mut self,
+        path: &PathPattern,
+        method: Option<&Method>,
+        leaf: Leaf,
+    ) -> Result<(), Leaf> {
         let mut at = 0;
         for segment in path.segments() {
             at = self.child(at, segment);

@@ -24,7 +24,9 @@ pub struct HubAddress {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Not of the form.
-    #[error("'{0}' is no address: write host:port, such as hub.example.com:7443, 192.0.2.1:7443 or [2001:db8::1]:7443")]
+    #[error(
+        "'{0}' is no address: write host:port, such as hub.example.com:7443, 192.0.2.1:7443 or [2001:db8::1]:7443"
+    )]
     Form(String),
     /// Not a port from 1 to 65535.
     #[error("'{0}' is no port: 1 to 65535 are allowed")]
@@ -54,7 +56,8 @@ impl HubAddress {
         };
         let all_digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|port| all_digits && *port != 0);
-        let port = port.ok_or_else(|| AddressError::Port(shorten(text.rsplit(':').next().unwrap_or_default())))?;
+        let port =
+            port.ok_or_else(|| AddressError::Port(shorten(text.rsplit(':').next().unwrap_or_default())))?;
         Ok(Self { host: host.into(), port, server_name: None })
     }
 
@@ -85,8 +88,9 @@ impl HubAddress {
             Value::String(address) => (at.to_owned(), Raw { address: Some(address), server_name: None }),
             raw => (join(at, "address"), yaml::decode(raw, at, problems)?),
         };
-        let address = required(raw.address, address_at.clone(), problems)
-            .and_then(|text| Self::new(&text).map_err(|error| problems.push(Problem::new(address_at, error.to_string()))).ok());
+        let address = required(raw.address, address_at.clone(), problems).and_then(|text| {
+            Self::new(&text).map_err(|error| problems.push(Problem::new(address_at, error.to_string()))).ok()
+        });
         let server_name = raw.server_name.map(|name| match check_host(&name) {
             Ok(name) => Some(name.into()),
             Err(error) => {
@@ -115,7 +119,8 @@ fn check_host(host: &str) -> Result<&str, AddressError> {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     // A name whose last label is a number is a broken IPv4 address.
-    let last_is_number = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    let last_is_number =
+        name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
     if name.len() > 253 || last_is_number || !name.split('.').all(label_is_good) {
         return Err(AddressError::Host(shorten(host)));
     }
@@ -150,12 +155,17 @@ mod tests {
         }
         for bad in ["", "hub", "::1:7443", "[::1:7443", "https://hub"] {
             let error = HubAddress::new(bad).expect_err("no address");
-            assert!(matches!(error, AddressError::Form(_) | AddressError::Host(_) | AddressError::Port(_)), "{bad:?}");
+            assert!(
+                matches!(error, AddressError::Form(_) | AddressError::Host(_) | AddressError::Port(_)),
+                "{bad:?}"
+            );
         }
         for bad in ["hub:", "hub:0", "hub:65536", "hub:+1", "hub:http", "hub:7443/x"] {
             assert!(matches!(HubAddress::new(bad), Err(AddressError::Port(_))), "{bad:?} was taken");
         }
-        for bad in [":7443", "a b:1", "-a:1", "1.2.3:1", "256.0.0.1:1", "a..b:1", "[hub]:1", "[::g]:1", "user@hub:1"] {
+        for bad in
+            [":7443", "a b:1", "-a:1", "1.2.3:1", "256.0.0.1:1", "a..b:1", "[hub]:1", "[::g]:1", "user@hub:1"]
+        {
             assert!(matches!(HubAddress::new(bad), Err(AddressError::Host(_))), "{bad:?} was taken");
         }
     }

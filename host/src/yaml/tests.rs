@@ -122,7 +122,9 @@ fn a_secret_is_not_repeated() {
 
 #[test]
 fn a_section_of_the_wrong_kind_is_one_problem() {
-    for (text, found) in [("[1]", "a list"), ("7", "a number"), ("!x {}", "a value with a YAML tag")] {
+    for (text, found) in
+        [("[1]", "a list"), ("7", "a number"), ("!x {}", "a value with a YAML tag"), ("''", "a string")]
+    {
         let (section, problems) = decode_text::<Section>(text);
         assert_eq!(section, None);
         assert_eq!(problems, [format!("plugins.x: found {found}, expected a mapping")]);

@@ -11,10 +11,10 @@ use bytes::{Bytes, BytesMut};
 use edgeway_proto::{
     Close, Fault,
     fault::MAX_DETAIL,
-    frame::{Frame, FrameError, FrameLimits, FrameReader, FrameType, put_frame},
+    frame::{FrameError, FrameLimits, FrameReader, FrameType, put_frame},
     head::{
-        CallKind, HeadLimits, decode_call, decode_reply, decode_trailers, put_http_head, put_pipe_head, put_reply_head,
-        put_trailers,
+        CallKind, HeadLimits, decode_call, decode_reply, decode_trailers, put_http_head, put_pipe_head,
+        put_reply_head, put_trailers,
     },
     wire,
 };
@@ -35,17 +35,13 @@ pub fn frames(data: &[u8]) {
     assert_eq!(whole_end, pieces_end, "the end depends on how the stream was cut");
 
     let mut again = BytesMut::new();
-    for frame in &whole {
-        if frame.kind != FrameType::Data {
-            assert!(frame.payload.len() as u64 <= FRAMES.payload, "a payload is over the limit");
-        }
-        // Pieces of DATA were joined here, perhaps over the limit of a single frame.
-        let longest = if frame.kind == FrameType::Data { FRAMES.data as usize } else { usize::MAX };
-        for piece in frame.payload.chunks(longest) {
-            put_frame(&mut again, frame.kind, piece);
-        }
-        if frame.payload.is_empty() {
-            put_frame(&mut again, frame.kind, b"");
+    for (kind, payload) in &whole {
+        if *kind == FrameType::Data {
+            // Pieces of DATA were joined here, perhaps over the limit of a single frame.
+            payload.chunks(FRAMES.data as usize).for_each(|piece| put_frame(&mut again, *kind, piece));
+        } else {
+            assert!(payload.len() as u64 <= FRAMES.payload, "a payload is over the limit");
+            put_frame(&mut again, *kind, payload);
         }
     }
     let (read_again, end) = read(&again, again.len().max(1));
@@ -67,7 +63,8 @@ pub fn call_head(data: &[u8]) {
             put_http_head(&mut out, &call, request, *has_body);
         }
     }
-    let (call_again, kind_again) = decode_call(only_frame(out, FrameType::Head), &HEADS).expect("what was written reads");
+    let (call_again, kind_again) =
+        decode_call(only_frame(out, FrameType::Head), &HEADS).expect("what was written reads");
     assert_eq!(call, call_again);
     match (kind, kind_again) {
         (CallKind::Pipe, CallKind::Pipe) => {}
@@ -84,7 +81,10 @@ pub fn reply_head(data: &[u8]) {
     within_limits(&reply.1);
     let mut out = BytesMut::new();
     put_reply_head(&mut out, reply.0, &reply.1, reply.2);
-    assert_eq!(decode_reply(only_frame(out, FrameType::Head), &HEADS).expect("what was written reads"), reply);
+    assert_eq!(
+        decode_reply(only_frame(out, FrameType::Head), &HEADS).expect("what was written reads"),
+        reply
+    );
 }
 
 /// The end of a body.
@@ -96,7 +96,8 @@ pub fn trailers(data: &[u8]) {
     }
     let mut out = BytesMut::new();
     put_trailers(&mut out, trailers.as_ref());
-    let again = decode_trailers(only_frame(out, FrameType::Trailers), &HEADS).expect("what was written reads");
+    let again =
+        decode_trailers(only_frame(out, FrameType::Trailers), &HEADS).expect("what was written reads");
     assert_eq!(again, trailers);
 }
 
@@ -142,18 +143,18 @@ fn message<M: Message + Default + Debug + PartialEq>(data: &[u8]) {
 }
 
 /// All frames of a stream that comes in pieces of `size` bytes, neighbouring pieces of DATA joined, and how it ended.
-fn read(stream: &[u8], size: usize) -> (Vec<Frame>, Result<(), FrameError>) {
+fn read(stream: &[u8], size: usize) -> (Vec<(FrameType, Vec<u8>)>, Result<(), FrameError>) {
     let mut reader = FrameReader::new(FRAMES);
-    let mut frames: Vec<Frame> = Vec::new();
+    let mut frames: Vec<(FrameType, Vec<u8>)> = Vec::new();
     for piece in stream.chunks(size) {
         reader.push(Bytes::copy_from_slice(piece));
         loop {
             match reader.next() {
                 Ok(Some(frame)) => match frames.last_mut() {
-                    Some(last) if last.kind == FrameType::Data && frame.kind == FrameType::Data => {
-                        last.payload = [&last.payload[..], &frame.payload].concat().into();
+                    Some((FrameType::Data, body)) if frame.kind == FrameType::Data => {
+                        body.extend_from_slice(&frame.payload);
                     }
-                    _ => frames.push(frame),
+                    _ => frames.push((frame.kind, frame.payload.into())),
                 },
                 Ok(None) => break,
                 Err(error) => return (frames, Err(error)),

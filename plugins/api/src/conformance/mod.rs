@@ -13,15 +13,16 @@
 //! ([`patience`]). Both suites return a [`Verdict`] that lists what was checked and what could not be, so that a test
 //! can insist on all of it.
 //!
-//! Where a subject runs is a world of its own ([`PluginWorld`], [`ConnectorWorld`]): [`FakeWorld`] puts it on a fake
-//! edge, and the same promises can be asked of a real hub and agent by whoever implements the two traits for them.
+//! Where a subject runs is a world of its own ([`PluginWorld`], [`ConnectorWorld`]): here that is [`FakeHub`] or
+//! [`FakeAgent`], and the same promises can be asked of a real hub and agent by whoever implements the two traits for them.
 //! [`FakeServiceFactory`] and [`TapFactory`] are what such a world needs at the far end of its tunnel.
 //!
 //! Nothing here is for production: records of calls are kept for as long as the fake lives.
 
 mod connector;
-mod far_end;
 mod fake;
+mod far_end;
+mod feed;
 mod plugin;
 mod record;
 mod script;
@@ -30,11 +31,16 @@ mod tests;
 mod verdict;
 mod world;
 
-pub use connector::{LocalService, RunningService, ServiceBehaviour, connector, connector_in};
+pub use connector::{
+    LocalService, ServiceBehaviour, StartedService, Tally, TallyEntry, connector, connector_in,
+};
 pub use fake::FakeEdge;
-pub use far_end::{FakeServiceConfig, FakeServiceFactory, Tap, TapConfig, TapFactory};
+pub use far_end::{FakeService, FakeServiceConfig, FakeServiceFactory, Tap, TapConfig, TapFactory};
+pub use feed::{Feeder, feed};
 pub use plugin::{Driver, Outcome, plugin, plugin_in};
 pub use record::{Call, End, Progress};
 pub use script::Behaviour;
+/// What sections are given as, so that a test needs no dependency of its own for it.
+pub use serde_json::{Value, json};
 pub use verdict::{Verdict, patience, with_patience};
-pub use world::{ConnectorWorld, FakeWorld, PluginWorld, SERVICE};
+pub use world::{ConnectorWorld, FakeAgent, FakeHub, PluginWorld, SERVICE};

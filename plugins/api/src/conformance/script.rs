@@ -44,14 +44,35 @@ pub enum Behaviour {
 /// What happens to a call from outside of its own script.
 pub(super) struct Interrupts {
     /// Resolves when the session is lost.
-    pub(super) lost: BoxFuture<'static, ()>,
+    pub(super) lost: Signal,
     /// Resolves when stalled calls may go on.
-    pub(super) released: BoxFuture<'static, ()>,
+    pub(super) released: Signal,
+}
+
+/// A future that stays resolved, so that halves of a pipe may go on asking.
+pub(super) struct Signal(Option<BoxFuture<'static, ()>>);
+
+impl Signal {
+    pub(super) fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl Future for Signal {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(future) = &mut self.0 {
+            ready!(future.as_mut().poll(cx));
+            self.0 = None;
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Interrupts {
     fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
-        self.lost.as_mut().poll(cx).map(|()| session_lost())
+        Pin::new(&mut self.lost).poll(cx).map(|()| session_lost())
     }
 }
 
@@ -83,7 +104,12 @@ impl Shape {
     }
 
     /// Ready once bytes may pass: an error where it cuts.
-    fn poll_gate(&mut self, sent: u64, interrupts: &mut Interrupts, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+    fn poll_gate(
+        &mut self,
+        sent: u64,
+        interrupts: &mut Interrupts,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
         if let Poll::Ready(fault) = interrupts.poll_lost(cx) {
             return Poll::Ready(Err(fault));
         }
@@ -91,7 +117,7 @@ impl Shape {
             if let Shape::CutAfter(_) = self {
                 return Poll::Ready(Err(broken_off()));
             }
-            ready!(interrupts.released.as_mut().poll(cx));
+            ready!(Pin::new(&mut interrupts.released).poll(cx));
             *self = Shape::Whole;
         }
         Poll::Ready(Ok(()))
@@ -119,7 +145,10 @@ impl http_body::Body for Shaped {
     type Data = Bytes;
     type Error = Fault;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
         if let Err(fault) = ready!(this.shape.poll_gate(this.sent, &mut this.interrupts, cx)) {
             return Poll::Ready(Some(Err(fault)));
@@ -146,7 +175,9 @@ impl http_body::Body for Shaped {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.shape, Shape::Whole | Shape::Slow(_)) && self.spare.is_empty() && self.source.is_end_stream()
+        matches!(self.shape, Shape::Whole | Shape::Slow(_))
+            && self.spare.is_empty()
+            && self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -167,7 +198,10 @@ impl http_body::Body for Begun {
     type Data = Bytes;
     type Error = Fault;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         match self.first.take() {
             Some(first) => Poll::Ready(Some(first)),
             None => Pin::new(&mut self.rest).poll_frame(cx),
@@ -198,7 +232,17 @@ pub(super) struct EchoPipe {
 impl EchoPipe {
     pub(super) fn new(shape: Shape, interrupts: Interrupts, upload: Recorder, answer: Recorder) -> Self {
         let buffer = VecDeque::new();
-        Self { shape, interrupts, buffer, sent: 0, written_out: false, reader: None, writer: None, upload, answer }
+        Self {
+            shape,
+            interrupts,
+            buffer,
+            sent: 0,
+            written_out: false,
+            reader: None,
+            writer: None,
+            upload,
+            answer,
+        }
     }
 }
 
@@ -209,10 +253,15 @@ fn wake(waker: &mut Option<Waker>) {
 }
 
 impl AsyncRead for EchoPipe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if let Err(fault) = ready!(this.shape.poll_gate(this.sent, &mut this.interrupts, cx)) {
             this.answer.end(End::Fault(fault.clone()));
+            wake(&mut this.writer);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, fault)));
         }
         if this.buffer.is_empty() {
@@ -239,6 +288,7 @@ impl AsyncWrite for EchoPipe {
         let this = &mut *self;
         if let Poll::Ready(fault) = this.interrupts.poll_lost(cx) {
             this.upload.end(End::Fault(fault.clone()));
+            wake(&mut this.reader);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, fault)));
         }
         let length = bytes.len().min(PIPE_BUFFER - this.buffer.len());
