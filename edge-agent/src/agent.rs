@@ -64,7 +64,8 @@ impl AgentBuilder {
         let config = AgentConfig::load(file, &self.connectors)?;
         let loaded = Identity::load_node(&config.identity.directory, &config.identity.trust_domain);
         let refused = |path: &str, message: String| Report::of(file, Problem::new(path, message));
-        let (identity, name) = loaded.map_err(|error| refused("identity.directory", Chain(&error).to_string()))?;
+        let (identity, name) =
+            loaded.map_err(|error| refused("identity.directory", Chain(&error).to_string()))?;
         if let Some(wanted) = &config.node.name
             && *wanted != name
         {
@@ -221,7 +222,8 @@ impl RunningAgent {
     pub async fn wait_connected(&self) {
         let mut state = self.state.clone();
         // An error means that the uplink is gone, as after a shutdown: then there is nothing to wait for.
-        let _ = state.wait_for(|state| matches!(state, UplinkState::Connected(_) | UplinkState::Stopped)).await;
+        let _ =
+            state.wait_for(|state| matches!(state, UplinkState::Connected(_) | UplinkState::Stopped)).await;
     }
 
     /// Waits until no session lives.

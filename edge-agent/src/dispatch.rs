@@ -18,7 +18,9 @@ use std::{
 
 use bytes::Bytes;
 use edgeway_host::permits::{Permit, Permits};
-use edgeway_plugin::{Body, BoxPipe, CallContext, DynConnector, Fault, FaultCode, Leg, Response, ServiceName};
+use edgeway_plugin::{
+    Body, BoxPipe, CallContext, DynConnector, Fault, FaultCode, Leg, Response, ServiceName,
+};
 use edgeway_tunnel::{
     CallInfo, HeadLimits,
     link::{RecvHalf, SendHalf},
@@ -113,7 +115,9 @@ impl Dispatch {
             Ok(remote) => remote,
             Err(_) => return CallEnd::Cancelled,
         };
-        match tokio::io::copy_bidirectional_with_sizes(&mut local, &mut remote, PIPE_BUFFER, PIPE_BUFFER).await {
+        match tokio::io::copy_bidirectional_with_sizes(&mut local, &mut remote, PIPE_BUFFER, PIPE_BUFFER)
+            .await
+        {
             Ok(_) => {
                 let _ = remote.shutdown().await;
                 CallEnd::Complete

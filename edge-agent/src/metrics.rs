@@ -75,9 +75,21 @@ impl AgentMetrics {
             self.faults.clone(),
         );
         registry.register("edgeway_agent_connected", "1 while a session lives", self.connected.clone());
-        registry.register("edgeway_agent_sessions_ended", "Sessions that ended, by cause", self.sessions_ended.clone());
-        registry.register("edgeway_agent_dials_failed", "Attempts that became no session", self.dials_failed.clone());
-        registry.register("edgeway_agent_bad_calls", "Streams that held no valid call", self.bad_calls.clone());
+        registry.register(
+            "edgeway_agent_sessions_ended",
+            "Sessions that ended, by cause",
+            self.sessions_ended.clone(),
+        );
+        registry.register(
+            "edgeway_agent_dials_failed",
+            "Attempts that became no session",
+            self.dials_failed.clone(),
+        );
+        registry.register(
+            "edgeway_agent_bad_calls",
+            "Streams that held no valid call",
+            self.bad_calls.clone(),
+        );
     }
 
     pub(crate) fn service(&self, service: &str) -> ServiceCounters {
@@ -109,19 +121,21 @@ pub(crate) struct PermitCollector(pub(crate) Vec<(&'static str, String, Permits)
 
 impl Collector for PermitCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let labels = |scope: &&'static str, name: &String| [("scope", (*scope).to_owned()), ("name", name.clone())];
+        let labels =
+            |scope: &&'static str, name: &String| [("scope", (*scope).to_owned()), ("name", name.clone())];
         let help = "Permits in use; each is a stream of the session";
-        let mut family = encoder.encode_descriptor("edgeway_agent_calls_in_flight", help, None, MetricType::Gauge)?;
+        let mut family =
+            encoder.encode_descriptor("edgeway_agent_calls_in_flight", help, None, MetricType::Gauge)?;
         for (scope, name, permits) in &self.0 {
             let value = ConstGauge::new(i64::try_from(permits.in_use()).unwrap_or(i64::MAX));
             value.encode(family.encode_family(&labels(scope, name))?)?;
         }
         let help = "Calls refused at a limit";
-        let mut family = encoder.encode_descriptor("edgeway_agent_limit_refusals", help, None, MetricType::Counter)?;
+        let mut family =
+            encoder.encode_descriptor("edgeway_agent_limit_refusals", help, None, MetricType::Counter)?;
         for (scope, name, permits) in &self.0 {
             ConstCounter::new(permits.refused()).encode(family.encode_family(&labels(scope, name))?)?;
         }
         Ok(())
     }
 }
-

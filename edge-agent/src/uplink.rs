@@ -20,7 +20,7 @@ use edgeway_host::logs::Chain;
 use edgeway_proto::{Close, CloseCode, wire};
 use edgeway_tunnel::{
     identity::Identity,
-    link::{Link, LinkEnd},
+    link::{Link, LinkEnd, RecvHalf, SendHalf},
     session::{Control, ControlEvent, open_session},
     transport::{Budgets, Dialler},
 };
@@ -121,7 +121,8 @@ impl Uplink {
                     self.metrics.dial_failed();
                     self.state.send_replace(UplinkState::Connecting(Some(why.clone())));
                     // All hubs in turn before the first pause that counts.
-                    let pause = if turn % self.hubs.len() == 0 { self.backoff.pause() } else { Duration::ZERO };
+                    let pause =
+                        if turn % self.hubs.len() == 0 { self.backoff.pause() } else { Duration::ZERO };
                     let pause = retry_after.map_or(pause, |after| after + pause);
                     warn!(hub = %hub, error = why, pause_ms = pause.as_millis() as u64, "no session");
                     pause
@@ -221,7 +222,7 @@ impl Uplink {
                 },
                 accepted = link.accept() => match accepted {
                     Ok((send, recv)) => {
-                        calls.spawn(self.dispatch.clone().serve(send, recv));
+                        self.start(&calls, send, recv);
                     }
                     Err(end) => break end,
                 },
@@ -239,6 +240,11 @@ impl Uplink {
         calls.wait().await;
         link.finish().await;
         Ended { lasted: started.elapsed(), retry_after }
+    }
+
+    /// Boxed: a task is moved a few times until it runs, and this one is large.
+    fn start(&self, calls: &TaskTracker, send: SendHalf, recv: RecvHalf) {
+        calls.spawn(Box::pin(self.dispatch.clone().serve(send, recv)));
     }
 
     async fn drain(&self, link: &Link, control: &mut Control, calls: &TaskTracker) {
@@ -275,7 +281,7 @@ impl Uplink {
                 () = done, if settled => break,
                 accepted = link.accept() => match accepted {
                     Ok((send, recv)) => {
-                        calls.spawn(self.dispatch.clone().serve(send, recv));
+                        self.start(&calls, send, recv);
                     }
                     Err(_) => break,
                 },

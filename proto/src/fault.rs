@@ -230,7 +230,10 @@ impl Fault {
     /// [`MAX_DETAIL`] is cut; times beyond the clock's range are left out.
     pub fn from_wire(fault: wire::Fault) -> Self {
         let Some(code) = FaultCode::from_number(fault.code.into()) else {
-            return Self::with_detail(FaultCode::Internal, format!("the peer named an unknown fault, {}", fault.code));
+            return Self::with_detail(
+                FaultCode::Internal,
+                format!("the peer named an unknown fault, {}", fault.code),
+            );
         };
         let mut detail = fault.detail;
         if detail.len() > MAX_DETAIL {
@@ -322,6 +325,9 @@ mod tests {
         assert!(fault.detail().len() <= MAX_DETAIL);
         assert_eq!(fault.retry_after(), Some(Duration::from_secs(86_400)));
         assert_eq!(fault.leg(), None);
-        assert_eq!(Fault::from_wire(wire::Fault { code: 4711, ..Default::default() }).code(), FaultCode::Internal);
+        assert_eq!(
+            Fault::from_wire(wire::Fault { code: 4711, ..Default::default() }).code(),
+            FaultCode::Internal
+        );
     }
 }

@@ -257,7 +257,9 @@ mod tests {
     fn read_all(reader: &mut FrameReader, out: &mut Vec<(FrameType, Vec<u8>)>) -> Result<(), FrameError> {
         while let Some(frame) = reader.next()? {
             match out.last_mut() {
-                Some((FrameType::Data, body)) if frame.kind == FrameType::Data => body.extend_from_slice(&frame.payload),
+                Some((FrameType::Data, body)) if frame.kind == FrameType::Data => {
+                    body.extend_from_slice(&frame.payload)
+                }
                 _ => out.push((frame.kind, frame.payload.to_vec())),
             }
         }
@@ -285,7 +287,10 @@ mod tests {
             bytes.extend_from_slice(&u64::MAX.to_be_bytes());
             reader.push(bytes.into());
             let error = reader.next().expect_err("a length over every limit");
-            assert!(matches!(error, FrameError::TooLong { length, .. } if length == (1 << 62) - 1), "{error}");
+            assert!(
+                matches!(error, FrameError::TooLong { length, .. } if length == (1 << 62) - 1),
+                "{error}"
+            );
         }
     }
 

@@ -10,6 +10,7 @@
 
 pub mod close;
 pub mod fault;
+mod fields;
 pub mod frame;
 pub mod head;
 mod names;
@@ -23,6 +24,7 @@ pub mod wire {
 
 pub use close::{Close, CloseCode};
 pub use fault::{Fault, FaultCode, Leg};
+pub use fields::FieldError;
 pub use names::{HubName, MAX_NAME, NameError, NodeName, RouteName, ServiceName, TrustDomain};
 
 /// The protocol's name in the TLS handshake (RFC 7301). A change that an old peer can't skip takes a new one.

@@ -154,7 +154,8 @@ mod tests {
         for good in ["a", "berlin-1", "node.example.com", "1", &"x".repeat(MAX_NAME)] {
             assert_eq!(NodeName::new(good).expect("a valid name").as_str(), good);
         }
-        for bad in ["", "Berlin", "a b", "-a", "a-", ".a", "a.", "a/b", "é", "a\0", &"x".repeat(MAX_NAME + 1)] {
+        for bad in ["", "Berlin", "a b", "-a", "a-", ".a", "a.", "a/b", "é", "a\0", &"x".repeat(MAX_NAME + 1)]
+        {
             assert!(NodeName::new(bad).is_err(), "{bad:?} was taken");
         }
     }

@@ -360,25 +360,19 @@ mod tests {
 
     #[test]
     fn what_does_not_say_where_it_goes_is_a_bad_request() {
-        let h1 = Version::HTTP_11;
-        let refused: [(&str, &[(&str, &str)], Version); 8] = [
-            ("/", &[], h1),
-            ("/", &[("host", "")], h1),
-            ("/", &[("host", "a"), ("host", "a")], h1),
-            ("/", &[("host", "a\"b")], h1),
-            ("/", &[("host", "a/b")], h1),
-            ("http://user@a/", &[], h1),
-            ("ftp://a/", &[], h1),
-            ("https://a/", &[("host", "b")], Version::HTTP_2),
-        ];
-        for (uri, lines, version) in refused {
-            let lines: Vec<_> = lines
-                .iter()
-                .map(|&(n, v)| (n.to_owned().leak() as &str, v.to_owned().leak() as &str))
-                .collect();
-            let fault = settle(uri, &lines, version).expect_err(uri);
+        let refuse = |uri: &str, lines: &[(&'static str, &'static str)], version| {
+            let fault = settle(uri, lines, version).expect_err(uri);
             assert_eq!(fault.code(), FaultCode::BadRequest, "{uri} {lines:?}");
-        }
+        };
+        let h1 = Version::HTTP_11;
+        refuse("/", &[], h1);
+        refuse("/", &[("host", "")], h1);
+        refuse("/", &[("host", "a"), ("host", "a")], h1);
+        refuse("/", &[("host", "a\"b")], h1);
+        refuse("/", &[("host", "a/b")], h1);
+        refuse("http://user@a/", &[], h1);
+        refuse("ftp://a/", &[], h1);
+        refuse("https://a/", &[("host", "b")], Version::HTTP_2);
     }
 
     #[test]

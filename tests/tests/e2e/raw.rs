@@ -104,7 +104,11 @@ impl Caller {
     pub(crate) async fn until(&mut self, wanted: &[u8]) -> Vec<u8> {
         within(&format!("{:?}", String::from_utf8_lossy(wanted)), async {
             while !contains(&self.buffer, wanted) {
-                assert!(self.fill().await, "the connection ended after {:?}", String::from_utf8_lossy(&self.buffer));
+                assert!(
+                    self.fill().await,
+                    "the connection ended after {:?}",
+                    String::from_utf8_lossy(&self.buffer)
+                );
             }
             std::mem::take(&mut self.buffer)
         })

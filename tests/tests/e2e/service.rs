@@ -82,10 +82,7 @@ impl Service {
 
     /// Answers nothing, ever.
     pub(crate) async fn silent() -> Self {
-        Self::start(|mut connection| async move {
-            while connection.request().await.is_some() {}
-        })
-        .await
+        Self::start(|mut connection| async move { while connection.request().await.is_some() {} }).await
     }
 
     /// Requests whose head has come.
@@ -104,7 +101,7 @@ pub(crate) struct Connection {
 /// A request, with its body in the form it had on the wire.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
-    /// From the request line to the empty line.
+    /// From the request line to the empty line, each byte as the character of its number.
     pub(crate) head: String,
     /// Chunks with their sizes where it was chunked.
     pub(crate) body: Vec<u8>,
@@ -112,7 +109,7 @@ pub(crate) struct Request {
 
 impl Request {
     fn raw(&self) -> Vec<u8> {
-        [self.head.as_bytes(), &self.body].concat()
+        self.head.chars().map(|byte| byte as u8).chain(self.body.iter().copied()).collect()
     }
 }
 
@@ -123,9 +120,10 @@ impl Connection {
         let lower = head.to_ascii_lowercase();
         let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).map(str::to_owned);
         let body = if lower.contains("\r\ntransfer-encoding: chunked\r\n") {
-            self.until(b"0\r\n").await?;
-            // Trailers, if any, and the empty line behind them.
-            self.until(b"\r\n\r\n").await?
+            while chunked_end(&self.buffer).is_none() {
+                self.fill().await?;
+            }
+            self.exactly(chunked_end(&self.buffer).expect("it was waited for")).await?
         } else {
             self.exactly(length.map_or(0, |length| length.parse().expect("a length"))).await?
         };
@@ -134,20 +132,14 @@ impl Connection {
 
     /// The head of the next request. What a script reads after it is up to the script.
     pub(crate) async fn head(&mut self) -> Option<String> {
-        self.until(b"\r\n\r\n").await?;
-        let end = self.buffer.windows(4).position(|window| window == b"\r\n\r\n").expect("it was waited for") + 4;
-        self.requests.fetch_add(1, Ordering::AcqRel);
-        let head: Vec<u8> = self.buffer.drain(..end).collect();
-        // Header values may be any bytes; tests compare them one to one.
-        Some(head.into_iter().map(char::from).collect())
-    }
-
-    /// Reads until `wanted` has come, and returns all that is there without taking it away... unless it is a body's end.
-    async fn until(&mut self, wanted: &[u8]) -> Option<Vec<u8>> {
-        while !contains(&self.buffer, wanted) {
+        while !contains(&self.buffer, b"\r\n\r\n") {
             self.fill().await?;
         }
-        Some(self.buffer.clone())
+        let end =
+            self.buffer.windows(4).position(|window| window == b"\r\n\r\n").expect("it was waited for") + 4;
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        let head: Vec<u8> = self.buffer.drain(..end).collect();
+        Some(head.into_iter().map(char::from).collect())
     }
 
     async fn exactly(&mut self, size: usize) -> Option<Vec<u8>> {
@@ -183,6 +175,34 @@ impl Connection {
     /// Sends bytes; the other side may be gone.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
+    }
+}
+
+/// Where a chunked body ends, trailers and last empty line included, if all of it is there.
+fn chunked_end(bytes: &[u8]) -> Option<usize> {
+    let line =
+        |from: usize| bytes[from..].windows(2).position(|window| window == b"\r\n").map(|end| from + end);
+    let mut at = 0;
+    loop {
+        let end = line(at)?;
+        let size =
+            std::str::from_utf8(&bytes[at..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
+        at = end + 2;
+        match size.expect("a chunk size") {
+            0 => break,
+            size => at += size + 2,
+        }
+        if at > bytes.len() {
+            return None;
+        }
+    }
+    // Trailers, up to an empty line.
+    loop {
+        let end = line(at)?;
+        if end == at {
+            return Some(end + 2);
+        }
+        at = end + 2;
     }
 }
 

@@ -48,10 +48,10 @@ pub(crate) struct Plan {
     pub(crate) routes: String,
     /// `drain` of hub and agents.
     pub(crate) drain: Duration,
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
 }
 
-struct Node {
+pub(crate) struct Node {
     name: String,
     services: String,
     /// Further sections of the agent's config.
@@ -98,7 +98,8 @@ impl Plan {
         let domain = TrustDomain::new(TRUST_DOMAIN).expect("a domain");
         let authority = Authority::generate(&domain).expect("an authority");
         let names = ["localhost".into(), "127.0.0.1".into()];
-        let issued = authority.issue_hub(&HubName::new("hub-1").expect("a name"), &names).expect("a certificate");
+        let issued =
+            authority.issue_hub(&HubName::new("hub-1").expect("a name"), &names).expect("a certificate");
         let identity = directory.path().join("hub");
         write_identity(&identity, "hub", &authority, &issued.certificate_pem, &issued.key_pem);
         let mut world = World {
@@ -158,7 +159,8 @@ routes:
             routes = plan.routes,
         );
         fs::write(&file, config).expect("written");
-        let hub = Hub::builder().with_builtin_plugins().load(&file).unwrap_or_else(|report| panic!("{report}"));
+        let hub =
+            Hub::builder().with_builtin_plugins().load(&file).unwrap_or_else(|report| panic!("{report}"));
         let hub = hub.start().await.expect("the hub starts");
         self.tunnel = hub.tunnel_address();
         self.rest = hub.plugin_addresses("rest")[0];
@@ -215,7 +217,8 @@ services:
     pub(crate) fn identity_of(&self, name: &str) -> PathBuf {
         let identity = self.directory.path().join("nodes").join(name);
         if !identity.exists() {
-            let issued = self.authority.issue_node(&NodeName::new(name).expect("a name")).expect("a certificate");
+            let issued =
+                self.authority.issue_node(&NodeName::new(name).expect("a name")).expect("a certificate");
             write_identity(&identity, "node", &self.authority, &issued.certificate_pem, &issued.key_pem);
         }
         identity
@@ -288,7 +291,13 @@ services:
 }
 
 /// Writes the three files of an identity.
-pub(crate) fn write_identity(directory: &Path, role: &str, authority: &Authority, certificate: &str, key: &str) {
+pub(crate) fn write_identity(
+    directory: &Path,
+    role: &str,
+    authority: &Authority,
+    certificate: &str,
+    key: &str,
+) {
     for (file, content) in [
         ("ca.crt".to_owned(), authority.certificate_pem()),
         (format!("{role}.crt"), certificate),

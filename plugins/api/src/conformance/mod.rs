@@ -11,7 +11,7 @@
 //!
 //! A promise that is not kept is a panic whose message begins with the promise; so is one that is not kept in time
 //! ([`patience`]). Both suites return a [`Verdict`] that lists what was checked and what could not be, so that a test
-//! can insist on all of it.
+//! can insist on all of it. Run each suite in a test of its own: it counts the tasks of its runtime.
 //!
 //! Where a subject runs is a world of its own ([`PluginWorld`], [`ConnectorWorld`]): here that is [`FakeHub`] or
 //! [`FakeAgent`], and the same promises can be asked of a real hub and agent by whoever implements the two traits for them.
@@ -23,6 +23,7 @@ mod connector;
 mod fake;
 mod far_end;
 mod feed;
+mod local;
 mod plugin;
 mod record;
 mod script;
@@ -31,12 +32,11 @@ mod tests;
 mod verdict;
 mod world;
 
-pub use connector::{
-    LocalService, ServiceBehaviour, StartedService, Tally, TallyEntry, connector, connector_in,
-};
+pub use connector::{connector, connector_in};
 pub use fake::FakeEdge;
 pub use far_end::{FakeService, FakeServiceConfig, FakeServiceFactory, Tap, TapConfig, TapFactory};
 pub use feed::{Feeder, feed};
+pub use local::{LocalService, ServiceBehaviour, StartedService, Tally, TallyEntry};
 pub use plugin::{Driver, Outcome, plugin, plugin_in};
 pub use record::{Call, End, Progress};
 pub use script::Behaviour;

@@ -63,6 +63,7 @@ where
 }
 
 /// Holds the plugin that `F` makes from `section` to every promise, on a fake edge. A port in the section must be 0.
+/// Run it in a test of its own: it counts the runtime's tasks to see whether one outlives `run`.
 ///
 /// ```no_run
 /// # use edgeway_plugin::{PluginFactory, conformance};

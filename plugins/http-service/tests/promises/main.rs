@@ -6,6 +6,7 @@
 
 mod bodies;
 mod cancel;
+mod conformance;
 mod continues;
 mod forms;
 mod http2;

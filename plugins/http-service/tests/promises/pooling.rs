@@ -216,3 +216,45 @@ async fn a_probe_tells_whether_somebody_listens() {
     let Health::Failed(why) = service.probe().await else { panic!("nobody listens") };
     assert!(why.contains("refused"), "{why}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_at_once_each_get_their_own_answer_on_few_connections() {
+    let (listener, service) = http().await;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let serving = tokio::spawn({
+        let connections = Arc::clone(&connections);
+        async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut peer = Peer::new(stream);
+                    // Ends, with a panic that nobody sees, when the connector closes the connection.
+                    loop {
+                        let head = peer.head().await;
+                        let length = head.len();
+                        peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{head}")).await;
+                    }
+                });
+            }
+        }
+    });
+    let callers: Vec<_> = (0..32)
+        .map(|caller| {
+            let service = Arc::clone(&service);
+            tokio::spawn(async move {
+                for n in 0..100 {
+                    let path = format!("/{caller}/{n}");
+                    let echo = text(answer(&service, get(&path)).await.unwrap()).await.unwrap();
+                    assert!(echo.starts_with(&format!("GET {path} ")), "{echo}");
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        in_time(caller).await.unwrap();
+    }
+    let connections = connections.load(Ordering::SeqCst);
+    assert!(connections < 200, "{connections} connections for 32 callers");
+    serving.abort();
+}

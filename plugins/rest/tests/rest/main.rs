@@ -9,5 +9,6 @@ mod config;
 mod http2;
 mod lifecycle;
 mod passing;
+mod promises;
 mod support;
 mod upgrades;

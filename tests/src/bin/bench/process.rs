@@ -24,6 +24,7 @@ pub(crate) struct Process {
     child: Child,
     /// What a role says; `None` for programs, which write into a file.
     says: Option<BufReader<ChildStdout>>,
+    log: Option<PathBuf>,
 }
 
 /// What a process has used until now.
@@ -44,7 +45,7 @@ impl Process {
         let mut child =
             command.arg(name).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let says = child.stdout.take().map(BufReader::new);
-        let mut process = Self { name, child, says };
+        let mut process = Self { name, child, says, log: None };
         let line = process.hear()?;
         let address = line.strip_prefix("ready ").ok_or_else(|| format!("{name} did not start"))?;
         Ok((process, address.parse()?))
@@ -65,15 +66,15 @@ impl Process {
 
     /// Starts a program, with its output in a file.
     pub(crate) fn program(name: &'static str, path: &Path, arguments: &[&str], log: &Path) -> Outcome<Self> {
-        let log = File::create(log)?;
+        let file = File::create(log)?;
         let child = with_files(path)
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(file.try_clone()?)
+            .stderr(file)
             .spawn()
             .map_err(|error| format!("can't start {}: {error}", path.display()))?;
-        Ok(Self { name, child, says: None })
+        Ok(Self { name, child, says: None, log: Some(log.to_owned()) })
     }
 
     /// What it has used until now.
@@ -85,8 +86,8 @@ impl Process {
         let cpu = Duration::from_millis((ticks(11)? + ticks(12)?) * 1000 / TICKS_PER_SECOND);
         let status = fs::read_to_string(self.file("status"))?;
         let bytes = |key: &str| -> Outcome<u64> {
-            let line =
-                status.lines().find_map(|line| line.strip_prefix(key)).ok_or("the process has ended")?;
+            // A process that has ended has no memory.
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).ok_or_else(|| self.ended())?;
             Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
         };
         Ok(Usage { cpu, resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
@@ -95,6 +96,14 @@ impl Process {
     /// Lets the peak start anew from what is resident now.
     pub(crate) fn forget_peak(&self) -> Outcome<()> {
         Ok(fs::write(self.file("clear_refs"), "5")?)
+    }
+
+    /// Says that it ended, and what it wrote last.
+    fn ended(&self) -> String {
+        let log = self.log.as_ref().and_then(|log| fs::read_to_string(log).ok()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(20).collect();
+        let lines: Vec<&str> = lines.into_iter().rev().collect();
+        format!("{} has ended:\n{}", self.name, lines.join("\n"))
     }
 
     fn file(&self, name: &str) -> PathBuf {
