@@ -9,7 +9,7 @@ use crate::services::Kind;
 
 /// Edgeway: calls in the cloud reach services behind NAT, over one tunnel from each node.
 #[derive(Debug, Parser)]
-#[command(name = "edgeway", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(name = "edgeway", version, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 64 wrong usage or config.")]
 pub struct Arguments {
     /// What to do.
@@ -25,11 +25,13 @@ pub enum Command {
     /// A hub and the agents of berlin-1 and tokyo-1 over real QUIC on loopback, each agent in front of four local HTTP
     /// services. Certificates and configs are made in a temporary directory. Prints what runs where, and curl lines to
     /// paste. Ends at Ctrl-C. EDGEWAY_LOG=info shows the logs.
+    #[command(verbatim_doc_comment)]
     Demo(DemoArguments),
     /// Write certificates and commented configs for a hub and its nodes
     ///
     /// A certificate authority, certificates and configs, so that the hub and the agents run as processes of their own.
     /// Prints the commands that start them.
+    #[command(verbatim_doc_comment)]
     Init(InitArguments),
     /// Run a local service to put behind an agent
     ///
@@ -37,6 +39,7 @@ pub enum Command {
     /// Server-Sent Events, one tick a second (?ticks=N ends after N). files: GET /10MiB sends so many bytes with a
     /// checksum, POST and PUT count and hash. chat: WebSocket echo (?seconds=N closes after N). They are for trying things
     /// out; anybody who reaches their address may call them.
+    #[command(verbatim_doc_comment)]
     Service(ServiceArguments),
 }
 

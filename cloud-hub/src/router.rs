@@ -31,6 +31,7 @@ use edgeway_tunnel::{
     CallInfo, HeadLimits,
     body::RecvBody,
     call::{call, grace, open_pipe},
+    link::{RecvHalf, SendHalf},
 };
 use http_body::SizeHint;
 use tokio::time::Sleep;
@@ -229,42 +230,56 @@ impl PluginEdge {
         }))
     }
 
-    /// Sends the call to one node after another, as long as none has been given a byte of it.
+    /// Sends the call to a node; to another one if that failed, the route is idempotent and there is no body to keep.
     async fn attempts(
         &self,
         request: Request<Body>,
         call_info: CallInfo,
         routed: &Routed<'_>,
     ) -> Result<(Response<RecvBody>, Permit), Fault> {
-        // Only a request without a body can be sent twice: a body is not kept.
-        let again = routed.route.idempotent && http_body::Body::is_end_stream(request.body());
-        let (parts, body) = request.into_parts();
-        let mut request = Some((parts, body));
         let mut tried = Vec::new();
+        if routed.route.idempotent && http_body::Body::is_end_stream(request.body()) {
+            while tried.len() + 1 < MOST_ATTEMPTS {
+                let (session, permit, stream) = self.reach(routed, &mut tried).await?;
+                let (mut copy, ()) = Request::new(()).into_parts();
+                copy.method = request.method().clone();
+                copy.uri = request.uri().clone();
+                copy.headers = request.headers().clone();
+                let copy = Request::from_parts(copy, Body::empty());
+                match call(&session.link, stream, &call_info, copy, self.router.limits).await {
+                    Err(fault) if may_run_again(fault.code()) => {
+                        self.router.metrics.retried();
+                        debug!(call = call_info.id, code = %fault.code(), "sent again, the route is idempotent");
+                    }
+                    answered => return answered.map(|response| (response, permit)),
+                }
+            }
+        }
+        let (session, permit, stream) = self.reach(routed, &mut tried).await?;
+        let response = call(&session.link, stream, &call_info, request, self.router.limits).await?;
+        Ok((response, permit))
+    }
+
+    /// A stream to a node that can take the call. Goes on to the next node as long as no byte was sent.
+    async fn reach(
+        &self,
+        routed: &Routed<'_>,
+        tried: &mut Vec<NodeName>,
+    ) -> Result<(Arc<Session>, Permit, (SendHalf, RecvHalf)), Fault> {
         loop {
-            let last = tried.len() + 1 >= MOST_ATTEMPTS;
-            let (node, session, permit) = self.pick(routed, &tried)?;
-            let stream = match session.link.open().await {
-                Ok(stream) => stream,
-                Err(fault) if !last && fault.code() == FaultCode::SessionLost => {
+            let (node, session, permit) = self.pick(routed, tried)?;
+            match session.link.open().await {
+                Ok(stream) => {
+                    if routed.route.idempotent {
+                        tried.push(node.name.clone());
+                    }
+                    return Ok((session, permit, stream));
+                }
+                Err(fault) if fault.code() == FaultCode::SessionLost && tried.len() + 1 < MOST_ATTEMPTS => {
                     self.router.metrics.retried();
                     tried.push(node.name.clone());
-                    continue;
                 }
                 Err(fault) => return Err(fault),
-            };
-            let (parts, body) = match &request {
-                Some((parts, _)) if again && !last => (parts.clone(), Body::empty()),
-                _ => request.take().expect("only the last attempt takes it"),
-            };
-            let request_now = Request::from_parts(parts, body);
-            match call(&session.link, stream, &call_info, request_now, self.router.limits).await {
-                Err(fault) if again && !last && may_run_again(fault.code()) => {
-                    self.router.metrics.retried();
-                    debug!(node = %node.name, code = %fault.code(), "sent again, the route is idempotent");
-                    tried.push(node.name.clone());
-                }
-                answered => return answered.map(|response| (response, permit)),
             }
         }
     }

@@ -272,7 +272,32 @@ fn sum_of_content(content: Content) -> (u64, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::examples::EXAMPLES, *};
+    use crate::services::{self, Kind};
+
+    #[tokio::test]
+    async fn no_example_takes_the_answer_of_another_node_for_right() {
+        let node = edgeway_proto::NodeName::new("elsewhere-1").unwrap();
+        for kind in Kind::ALL {
+            let service =
+                services::start(kind, &node, (std::net::Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+            for example in EXAMPLES {
+                let outcome = check(example, service.address()).await;
+                assert!(!outcome.wrong.is_empty(), "{kind}: {}: {:?}", example.title, outcome.shown);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_wrong() {
+        let unused = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = unused.local_addr().unwrap();
+        drop(unused);
+        for example in EXAMPLES {
+            let outcome = check(example, address).await;
+            assert!(outcome.wrong[0].starts_with("can't connect to 127.0.0.1:"), "{:?}", outcome.wrong);
+        }
+    }
 
     #[test]
     fn numbers_are_those_of_seq() {

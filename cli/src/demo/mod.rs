@@ -5,8 +5,8 @@
 //!                      ══ QUIC ══ tokyo-1  ──▶ echo, clock, files, chat
 //! ```
 //! Certificates and configs are those of `edgeway init`, in a temporary directory that goes with the demo. It starts in
-//! the order services, hub, agents, and stops in the order services, agents, hub: clocks and chats end first, so that
-//! the hub has nothing left to wait for. `--once` makes the suggested calls itself.
+//! the order services, hub, agents, and stops the services first: clocks and chats end then, so that agents and hub
+//! seldom have anything left to wait for. `--once` makes the suggested calls itself.
 
 mod check;
 mod examples;
@@ -229,7 +229,7 @@ impl Demo {
         };
         let trust_domain = TrustDomain::new("example.com").expect("a valid domain");
         // Somebody pressed Ctrl-C and watches.
-        let mut plan = Plan { trust_domain, hub, nodes, drain: "2s" };
+        let mut plan = Plan { trust_domain, hub, nodes, drain: "1s" };
 
         identities(directory.path(), &plan)?;
         let hub = Hub::builder().with_builtin_plugins().load(&directory.path().join("hub.yaml"))?;
@@ -255,8 +255,9 @@ impl Demo {
     async fn shutdown(self) {
         let services = self.services.into_iter().map(|(_, service)| service.shutdown());
         futures_util::future::join_all(services).await;
-        futures_util::future::join_all(self.agents.into_iter().map(RunningAgent::shutdown)).await;
-        self.hub.shutdown().await;
+        // Together: each waits for calls of the other's.
+        let agents = futures_util::future::join_all(self.agents.into_iter().map(RunningAgent::shutdown));
+        tokio::join!(agents, self.hub.shutdown());
     }
 }
 

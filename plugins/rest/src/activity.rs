@@ -24,6 +24,7 @@ pub(crate) struct Activity {
     /// Microseconds since `began`, plus one; 0 if no head has begun.
     head_since: AtomicU64,
     cut: AtomicBool,
+    unread: AtomicBool,
     /// Bytes outside of calls begin a head on HTTP/1. On HTTP/2 they may be a ping.
     multiplexed: AtomicBool,
 }
@@ -52,6 +53,7 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             cut: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
         }
     }
@@ -102,6 +104,15 @@ impl Activity {
 
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.load(Relaxed)
+    }
+
+    /// A request was answered that was not read to its end; its caller may still be sending.
+    pub(crate) fn unread(&self) {
+        self.unread.store(true, Relaxed);
+    }
+
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread.load(Relaxed)
     }
 }
 

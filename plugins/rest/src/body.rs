@@ -4,26 +4,38 @@ use std::{
     error::Error,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use edgeway_plugin::{Body, Fault, FaultCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use crate::{activity::Running, headers};
+use crate::{
+    activity::{Activity, Running},
+    headers,
+};
 
 /// A request's body of declared length. hyper holds the caller to that length.
-pub(crate) struct Declared(pub(crate) Incoming);
+pub(crate) struct Declared {
+    incoming: Watched,
+}
+
+impl Declared {
+    pub(crate) fn new(incoming: Incoming, activity: Arc<Activity>) -> Self {
+        Self { incoming: Watched { incoming, ended: false, activity } }
+    }
+}
 
 /// A request's body of unknown length, held to a limit.
 ///
 /// What goes wrong with it is also told to the call that waits for the answer, since the caller is to learn of *this*
 /// fault, and not of what the service made of a body that broke off.
 pub(crate) struct Undeclared {
-    incoming: Incoming,
+    incoming: Watched,
     limit: u64,
     left: u64,
     tell: Option<oneshot::Sender<Fault>>,
@@ -31,8 +43,13 @@ pub(crate) struct Undeclared {
 
 impl Undeclared {
     /// The body, and where its fault is told.
-    pub(crate) fn new(incoming: Incoming, limit: u64) -> (Self, oneshot::Receiver<Fault>) {
+    pub(crate) fn new(
+        incoming: Incoming,
+        activity: Arc<Activity>,
+        limit: u64,
+    ) -> (Self, oneshot::Receiver<Fault>) {
         let (tell, told) = oneshot::channel();
+        let incoming = Watched { incoming, ended: false, activity };
         (Self { incoming, limit, left: limit, tell: Some(tell) }, told)
     }
 
@@ -58,16 +75,15 @@ impl http_body::Body for Declared {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map(without_framing).map_err(|error| fault_of(&error))))
+        self.incoming.poll(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.incoming.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.incoming.incoming.size_hint()
     }
 }
 
@@ -80,16 +96,16 @@ impl http_body::Body for Undeclared {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
-        match ready!(Pin::new(&mut this.incoming).poll_frame(cx)) {
+        match ready!(this.incoming.poll(cx)) {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;
                 if length > this.left {
                     return this.fail(too_large(this.limit));
                 }
                 this.left -= length;
-                Poll::Ready(Some(Ok(without_framing(frame))))
+                Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => this.fail(fault_of(&error)),
+            Some(Err(fault)) => this.fail(fault),
             None => {
                 this.tell = None;
                 Poll::Ready(None)
@@ -98,11 +114,35 @@ impl http_body::Body for Undeclared {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.incoming.size_hint()
+    }
+}
+
+/// hyper's body; notes if it is dropped before its end.
+struct Watched {
+    incoming: Incoming,
+    ended: bool,
+    activity: Arc<Activity>,
+}
+
+impl Watched {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        self.ended |= frame.is_none();
+        Poll::Ready(frame.map(|frame| frame.map(without_framing).map_err(|error| fault_of(&error))))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Whoever asks for `is_end_stream` does not poll for the `None`.
+        if !self.ended && !self.incoming.is_end_stream() {
+            self.activity.unread();
+        }
     }
 }
 

@@ -48,6 +48,7 @@ pub(crate) async fn serve(
         );
         if version <= Version::HTTP_11 && (suspect || caller.refused) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            caller.activity.unread();
         }
         // A body of our own needs no check, and hyper drops it where there may be none.
         (response, None)
@@ -71,15 +72,16 @@ async fn call(caller: &Caller, request: Request<Incoming>) -> Result<Measured, F
     let method = head.method.clone();
     let (body, told) = match &mut asked {
         Some((_, body)) => (std::mem::take(body), None),
-        None => body_of(incoming, caller.shared.settings.request_body)?,
+        None => body_of(incoming, caller)?,
     };
     let mut calling = caller.shared.edge.call(Request::from_parts(head, body), CallContext::new());
     let response = match told {
         None => calling.await?,
-        Some(told) => tokio::select! {
+        Some(mut told) => tokio::select! {
             biased; // an answer that is there is the answer, whatever became of the request since
-            result = &mut calling => result?,
-            Ok(fault) = told => return Err(fault),
+            // But where a broken request has made the call fail, that is what the caller can do something about.
+            result = &mut calling => result.map_err(|fault| told.try_recv().unwrap_or(fault))?,
+            Ok(fault) = &mut told => return Err(fault),
         },
     };
     answer(response, &method, asked.map(|(asked, _)| asked), caller)
@@ -132,15 +134,16 @@ fn border(head: &mut request::Parts, asked: Option<&Asked>, caller: &Caller) {
 
 /// The request's body for the edge, and where a fault of it is told. Nothing is read from the caller before the edge
 /// polls it, which is also what sends `100 Continue`.
-fn body_of(incoming: Incoming, limit: u64) -> Result<(Body, Option<oneshot::Receiver<Fault>>), Fault> {
+fn body_of(incoming: Incoming, caller: &Caller) -> Result<(Body, Option<oneshot::Receiver<Fault>>), Fault> {
     if incoming.is_end_stream() {
         return Ok((Body::empty(), None));
     }
+    let (limit, activity) = (caller.shared.settings.request_body, caller.activity.clone());
     match incoming.size_hint().exact() {
         Some(length) if length > limit => Err(body::too_large(limit)),
-        Some(_) => Ok((Body::new(Declared(incoming)), None)),
+        Some(_) => Ok((Body::new(Declared::new(incoming, activity)), None)),
         None => {
-            let (body, told) = Undeclared::new(incoming, limit);
+            let (body, told) = Undeclared::new(incoming, activity, limit);
             Ok((Body::new(body), Some(told)))
         }
     }

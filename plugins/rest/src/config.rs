@@ -59,20 +59,20 @@ pub struct TlsConfig {
     pub key: PathBuf,
 }
 
-/// Limits, each with its default in brackets.
+/// Limits, each with its default in parentheses.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Connections of all listeners together [10000]. Those beyond it are answered `503`.
+    /// Connections of all listeners together (10000). Those beyond it are answered `503`.
     pub connections: usize,
-    /// Headers of a request [100]. With those that the plugin adds it stays below the tunnel's own default of 128; and
+    /// Headers of a request (100). With those that the plugin adds it stays below the tunnel's own default of 128; and
     /// up to 100 the parser needs no memory from the heap.
     pub header_count: usize,
-    /// Bytes of a request's head [60KiB]; room is left for what the plugin adds before the tunnel's default of 64KiB.
+    /// Bytes of a request's head (60KiB); room is left for what the plugin adds before the tunnel's default of 64KiB.
     pub header_bytes: Size,
-    /// Bytes of a request's body [4GiB]. Bodies are streamed, so this bounds use, not memory.
+    /// Bytes of a request's body (4GiB). Bodies are streamed, so this bounds use, not memory.
     pub request_body: Size,
-    /// HTTP/2 streams of a connection at once [256].
+    /// HTTP/2 streams of a connection at once (256).
     pub concurrent_streams: u32,
 }
 
@@ -88,13 +88,13 @@ impl Default for LimitsConfig {
     }
 }
 
-/// Times, each with its default in brackets.
+/// Times, each with its default in parentheses.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct TimeoutsConfig {
-    /// From a request head's first byte to its last, and for the TLS handshake [10s].
+    /// From a request head's first byte to its last, and for the TLS handshake (10s).
     pub request_head: Span,
-    /// How long a connection may be idle [75s].
+    /// How long a connection may be idle (75s).
     pub keep_alive: Span,
 }
 

@@ -261,8 +261,10 @@ async fn serve_http1(transport: Transport, caller: Arc<Caller>, stop: &Cancellat
             switch.run(caller.activity.clone()).await;
         }
         (End::Finished(result), _) => {
+            // After an error, too: a head that could not be read has been answered, and may have more behind it.
+            let sending = caller.activity.has_unread() || result.is_err();
             log(result);
-            if let Some(parts) = connection.into_parts() {
+            if let Some(parts) = connection.into_parts().filter(|_| sending) {
                 linger(parts.io.into_inner(), &caller.activity).await;
             }
         }
@@ -360,8 +362,8 @@ where
     .await
 }
 
-/// Reads on after the last answer, until the caller has ended too: closing a socket with unread bytes resets it, and the
-/// reset may overtake the answer.
+/// Reads on after the last answer to a caller that may still be sending, until it ends: closing a socket with unread bytes
+/// resets it, and the reset may overtake the answer.
 async fn linger(mut transport: Transport, activity: &Activity) {
     if transport.ended() || activity.is_cut() {
         return;

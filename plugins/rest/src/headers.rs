@@ -27,6 +27,10 @@ const LONGEST_HOST: usize = 300;
 /// Removes what concerns the caller's connection alone (RFC 9110, section 7.6.1), and all that `Connection` names.
 /// Touches nothing where there is none of it.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Most heads have none, and a look at each name is cheaper than a look-up of each of these.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         // The usual options name no header that is not removed anyway; then this allocates nothing.
         let named: Vec<HeaderName> = headers
@@ -58,6 +62,10 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(TE);
         }
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [&CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &TE, &KEEP_ALIVE, &PROXY_CONNECTION].contains(&name)
 }
 
 /// Headers that `Connection` can't take away: without them a message has another meaning or another length.
@@ -213,6 +221,8 @@ impl Origin {
     pub(crate) fn tell(&self, headers: &mut HeaderMap, trusted: bool) {
         let host = headers.get(HOST).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
         let mut forwarded = String::with_capacity(self.forwarded.len() + host.len() + 2);
+        // Room for all that is added at the border, so that the map grows once.
+        headers.reserve(6);
         // A host with a port is no token, so it is quoted always.
         let text = host.to_str().unwrap_or_default();
         write!(forwarded, "{}\"{text}\"", self.forwarded).expect("a string takes all");

@@ -196,26 +196,55 @@ async fn a_body_over_the_limit_is_refused_by_its_length_at_once() {
     rest.stop().await;
 }
 
+const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+
 #[tokio::test]
 async fn a_body_that_grows_over_the_limit_is_refused_when_it_does() {
-    // Answers only to a whole body, so that the refusal can still be told.
+    // Answers only to a whole body, so that the refusal can still be told; on `/wait`, to none that broke off.
     let edge = FakeEdge::answering(|request, _| async move {
-        request.into_body().collect(1 << 20).await.map(|bytes| Response::new(bytes.into()))
+        let waits = request.uri() == "/wait";
+        match request.into_body().collect(1 << 20).await {
+            Ok(bytes) => Ok(Response::new(bytes.into())),
+            Err(_) if waits => std::future::pending().await,
+            Err(_) => Err(Fault::with_detail(FaultCode::ServiceReset, "the service heard no end")),
+        }
     });
     let rest = Rest::with(&edge, json!({"limits": {"requestBody": "1KiB"}})).await;
     let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_fault(&rest.raw(format!("{head}{chunk}1\r\nx\r\n0\r\n\r\n")).await, 413, "request_too_large");
-    // A caller that does not stop for it still gets to read it.
-    assert_fault(&rest.raw(format!("{head}{}0\r\n\r\n", chunk.repeat(300))).await, 413, "request_too_large");
+    let mut stream = rest.connect().await;
+    stream.write_all(format!("{CHUNKED}{chunk}0\r\n\r\n").as_bytes()).await.unwrap();
+    assert!(read_until(&mut stream, "xxxx").await.starts_with("HTTP/1.1 200 OK"), "exactly the limit passes");
+    drop(stream);
+    let over = format!("{chunk}1\r\nx\r\n0\r\n\r\n");
+    assert_fault(&rest.raw(format!("{CHUNKED}{over}")).await, 413, "request_too_large");
+    let waiting = CHUNKED.replace("POST /", "POST /wait");
+    assert_fault(&rest.raw(format!("{waiting}{over}")).await, 413, "request_too_large");
     // The edge was never told that it was complete.
-    for call in edge.calls() {
+    for call in &edge.calls()[1..] {
         assert!(matches!(&call.upload.end, End::Fault(fault) if fault.code() == FaultCode::RequestTooLarge));
     }
     // If the answer has begun by then, it is cut.
     edge.behave(Behaviour::Echo);
-    let answer = rest.raw(format!("{head}{chunk}1\r\nx\r\n0\r\n\r\n")).await;
+    let answer = rest.raw(format!("{CHUNKED}{over}")).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.ends_with("0\r\n\r\n"), "{answer}");
+    rest.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_on_sending_still_gets_to_read_why_it_was_refused() {
+    let edge = FakeEdge::echo();
+    let rest = Rest::with(&edge, json!({"limits": {"requestBody": "1KiB"}})).await;
+    let piece = vec![b'x'; 64 << 10];
+    for _ in 0..10 {
+        let mut stream = rest.connect().await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2097152\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..32 {
+            stream.write_all(&piece).await.expect("it is read, if only to be thrown away");
+            tokio::task::yield_now().await;
+        }
+        assert_fault(&read_all(&mut stream).await, 413, "request_too_large");
+    }
     rest.stop().await;
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct MemoryRow {
 pub(crate) struct SlowReaders {
     pub(crate) readers: u32,
     pub(crate) p99_us_before: f64,
+    /// While the windows fill, right after all of them came.
+    pub(crate) p99_us_onset: f64,
     pub(crate) p99_us_during: f64,
     pub(crate) hub_bytes_per_reader: f64,
     pub(crate) agent_bytes_per_reader: f64,
@@ -204,10 +206,11 @@ impl Report {
         if let Some(slow) = &self.slow_readers {
             writeln!(
                 out,
-                "\n{} slow readers: p99 of other calls {:.0} us before, {:.0} us during; memory per reader: hub {:.0} B, \
-                 agent {:.0} B",
+                "\n{} slow readers: p99 of other calls {:.0} us before, {:.0} us at their onset, {:.0} us during; memory per \
+                 reader: hub {:.0} B, agent {:.0} B",
                 slow.readers,
                 slow.p99_us_before,
+                slow.p99_us_onset,
                 slow.p99_us_during,
                 slow.hub_bytes_per_reader,
                 slow.agent_bytes_per_reader
