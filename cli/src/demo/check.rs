@@ -278,13 +278,11 @@ mod tests {
     #[tokio::test]
     async fn no_example_takes_the_answer_of_another_node_for_right() {
         let node = edgeway_proto::NodeName::new("elsewhere-1").unwrap();
-        for kind in Kind::ALL {
-            let service =
-                services::start(kind, &node, (std::net::Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
-            for example in EXAMPLES {
-                let outcome = check(example, service.address()).await;
-                assert!(!outcome.wrong.is_empty(), "{kind}: {}: {:?}", example.title, outcome.shown);
-            }
+        let service =
+            services::start(Kind::Echo, &node, (std::net::Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        for example in EXAMPLES {
+            let outcome = check(example, service.address()).await;
+            assert!(!outcome.wrong.is_empty(), "{}: {:?}", example.title, outcome.shown);
         }
     }
 

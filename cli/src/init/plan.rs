@@ -9,8 +9,8 @@ use edgeway_proto::{HubName, NodeName, TrustDomain};
 
 use crate::{arguments::InitArguments, services::Kind};
 
-/// Most nodes of one plan. Each takes ports of its own on this machine, counted up from [`FIRST_SERVICE_PORT`] and
-/// [`AGENT_ADMIN_PORT`]; with more, they would run into those of others.
+/// Most nodes of one plan. Each takes ports of its own on this machine, counted up from 7490 and 9001; with more, they
+/// would run into those of others.
 pub const MAX_NODES: usize = 100;
 
 /// Where hubs listen for agents.

@@ -417,13 +417,6 @@ fn after_shutdown_no_task_remains() {
 
 #[tokio::test]
 async fn the_cause_of_every_sessions_end_is_counted() {
-    if true {
-        let mut world = Plan::default().node("berlin-1", ECHO).start().await;
-        let admin = world.hub().admin_address().expect("an admin page");
-        world.take_agent("berlin-1").shutdown().await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        eprintln!("{}", raw::get(admin, "/metrics").await.text());
-    }
     let mut world = Plan::default().node("berlin-1", ECHO).start().await;
     world.take_agent("berlin-1").shutdown().await;
     let admin = world.hub().admin_address().expect("an admin page");
