@@ -9,7 +9,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DENY_VERSION := 0.20.2
 export PATH := $(TARGET)/tools/bin:$(PATH)
 
-.PHONY: help demo test verify deny bench fuzz fuzz-smoke proto
+build: ## the binaries cloud-hub, edge-agent and edgeway, into target/release
+	@cargo build --release --package cloud-hub --package edge-agent --package edgeway
+
+.PHONY: help build demo test verify deny bench fuzz fuzz-smoke proto
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20

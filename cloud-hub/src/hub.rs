@@ -79,11 +79,15 @@ impl HubBuilder {
         let config = HubConfig::load(file, &self.plugins)?;
         let loaded = Identity::load_hub(&config.identity.directory, &config.identity.trust_domain);
         let refused = |path: &str, message: String| Report::of(file, Problem::new(path, message));
-        let (identity, name) = loaded.map_err(|error| refused("identity.directory", Chain(&error).to_string()))?;
+        let (identity, name) =
+            loaded.map_err(|error| refused("identity.directory", Chain(&error).to_string()))?;
         if let Some(wanted) = &config.name
             && *wanted != name
         {
-            return Err(refused("hub.name", format!("'{wanted}' is not the name in the certificate, '{name}'")));
+            return Err(refused(
+                "hub.name",
+                format!("'{wanted}' is not the name in the certificate, '{name}'"),
+            ));
         }
         Ok(Hub { config, identity: Arc::new(identity), name })
     }
@@ -190,8 +194,13 @@ impl Hub {
             closing: CancellationToken::new(),
         });
 
-        let shared =
-            Arc::new(Shared { nodes, router, plugins, sessions: sessions.clone(), listener: listener.clone() });
+        let shared = Arc::new(Shared {
+            nodes,
+            router,
+            plugins,
+            sessions: sessions.clone(),
+            listener: listener.clone(),
+        });
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         registry.register_collector(Box::new(GaugeCollector(shared.clone())));
@@ -244,7 +253,8 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     fn not_ready(&self) -> Vec<String> {
-        let draining = self.router.draining.load(Ordering::Acquire).then(|| "the hub is shutting down".to_owned());
+        let draining =
+            self.router.draining.load(Ordering::Acquire).then(|| "the hub is shutting down".to_owned());
         draining.into_iter().chain(self.plugins.iter().filter_map(|plugin| plugin.not_ready())).collect()
     }
 }
@@ -263,7 +273,10 @@ impl Gauges for Shared {
     }
 
     fn permits(&self) -> Vec<(&'static str, String, Permits)> {
-        let plugins = self.plugins.iter().map(|plugin| ("plugin", plugin.name().to_owned(), plugin.edge.permits().clone()));
+        let plugins = self
+            .plugins
+            .iter()
+            .map(|plugin| ("plugin", plugin.name().to_owned(), plugin.edge.permits().clone()));
         let routes = self.router.routes.load();
         let routes = routes.routes();
         let routes = routes.map(|route| ("route", route.name.to_string(), route.state.permits().clone()));
@@ -372,6 +385,9 @@ impl Drop for RunningHub {
 
 impl fmt::Debug for RunningHub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunningHub").field("name", &self.name).field("tunnel", &self.tunnel).finish_non_exhaustive()
+        f.debug_struct("RunningHub")
+            .field("name", &self.name)
+            .field("tunnel", &self.tunnel)
+            .finish_non_exhaustive()
     }
 }

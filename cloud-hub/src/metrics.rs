@@ -79,8 +79,16 @@ impl HubMetrics {
     /// Registers all counters.
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("edgeway_hub_calls", "Calls that matched a route", self.calls.clone());
-        registry.register("edgeway_hub_faults", "Calls that ended with a fault, by code", self.faults.clone());
-        registry.register("edgeway_hub_sessions_ended", "Sessions that ended, by cause", self.sessions_ended.clone());
+        registry.register(
+            "edgeway_hub_faults",
+            "Calls that ended with a fault, by code",
+            self.faults.clone(),
+        );
+        registry.register(
+            "edgeway_hub_sessions_ended",
+            "Sessions that ended, by cause",
+            self.sessions_ended.clone(),
+        );
         registry.register(
             "edgeway_hub_handshakes_refused",
             "Connections that became no session, by cause",
@@ -96,7 +104,11 @@ impl HubMetrics {
             "Times a plugin ended by itself or panicked",
             self.plugin_failures.clone(),
         );
-        registry.register("edgeway_hub_retries", "Calls sent to another node, or again", self.retries.clone());
+        registry.register(
+            "edgeway_hub_retries",
+            "Calls sent to another node, or again",
+            self.retries.clone(),
+        );
     }
 
     /// The counters of a route; of calls without one where `route` is empty.
@@ -156,7 +168,8 @@ impl<G: Gauges> Collector for GaugeCollector<G> {
         gauge("edgeway_hub_handshakes", "Handshakes in progress", self.0.handshakes())?;
         gauge("edgeway_hub_nodes", "Nodes known since the start, connected or not", self.0.nodes())?;
         let permits = self.0.permits();
-        let labels = |scope: &&'static str, name: &String| [("scope", (*scope).to_owned()), ("name", name.clone())];
+        let labels =
+            |scope: &&'static str, name: &String| [("scope", (*scope).to_owned()), ("name", name.clone())];
         let kind = prometheus_client::metrics::MetricType::Gauge;
         let mut family = encoder.encode_descriptor(
             "edgeway_hub_calls_in_flight",

@@ -24,8 +24,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use edgeway_host::permits::{Permit, Permits};
 use edgeway_plugin::{
-    Body, BoxFuture, BoxPipe, CallContext, Destination, Edge, Fault, FaultCode, Leg, NodeName, NodeSelector, NodeView,
-    Request, Response, ServiceName,
+    Body, BoxFuture, BoxPipe, CallContext, Destination, Edge, Fault, FaultCode, Leg, NodeName, NodeSelector,
+    NodeView, Request, Response, ServiceName,
 };
 use edgeway_tunnel::{
     CallInfo, HeadLimits,
@@ -444,7 +444,8 @@ impl Edge for PluginEdge {
                 };
                 Ok((pipe, of_node))
             };
-            let (pipe, of_node) = opening.await.inspect_err(|fault: &Fault| self.unrouted.fault(fault.code()))?;
+            let (pipe, of_node) =
+                opening.await.inspect_err(|fault: &Fault| self.unrouted.fault(fault.code()))?;
             Ok(Box::new(AccountedPipe { pipe, _permits: [of_plugin, of_node] }) as BoxPipe)
         })
     }
@@ -535,7 +536,11 @@ impl<P: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for AccountedPipe<P> 
 }
 
 impl<P: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for AccountedPipe<P> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.pipe).poll_write(cx, bytes)
     }
 

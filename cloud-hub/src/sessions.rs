@@ -65,7 +65,8 @@ impl Sessions {
             let remote = handshake.remote_address();
             let sessions = self.clone();
             tasks.spawn(
-                async move { sessions.connection(handshake).await }.instrument(info_span!("session", %remote)),
+                async move { sessions.connection(handshake).await }
+                    .instrument(info_span!("session", %remote)),
             );
         }
     }
@@ -128,8 +129,11 @@ impl Sessions {
             drain: CancellationToken::new(),
         });
         let services = services(&hello)?;
-        let welcome =
-            wire::Welcome { hub: self.hub.to_string(), hub_version: env!("CARGO_PKG_VERSION").into(), generation };
+        let welcome = wire::Welcome {
+            hub: self.hub.to_string(),
+            hub_version: env!("CARGO_PKG_VERSION").into(),
+            generation,
+        };
         // Welcome first: the agent is to be ready before a call can reach it.
         session::welcome(&mut control, &welcome).await?;
         let names: Vec<_> = services.iter().map(ServiceName::as_str).collect();
@@ -143,7 +147,12 @@ impl Sessions {
     }
 
     /// Until the link ends: an agent that drains gets no new calls, a hub that drains says so.
-    async fn serve(&self, control: &mut Control, node: &NodeName, session: &Session) -> Result<(), OpeningError> {
+    async fn serve(
+        &self,
+        control: &mut Control,
+        node: &NodeName,
+        session: &Session,
+    ) -> Result<(), OpeningError> {
         let mut told = false;
         loop {
             tokio::select! {
@@ -152,13 +161,12 @@ impl Sessions {
                     told = true;
                     control.drain("the hub is shutting down", Some(SHUTDOWN_RETRY)).await?;
                 }
-                event = control.next() => match event? {
-                    ControlEvent::Drain { reason, .. } => {
+                event = control.next() => {
+                    if let ControlEvent::Drain { reason, .. } = event? {
                         info!(%node, reason, "agent drains");
                         self.nodes.drains(session);
                     }
-                    _ => {}
-                },
+                }
             }
         }
     }
@@ -168,7 +176,9 @@ fn services(hello: &wire::Hello) -> Result<BTreeSet<ServiceName>, OpeningError> 
     hello
         .services
         .iter()
-        .map(|service| ServiceName::new(&service.name).map_err(|error| OpeningError::Protocol(error.to_string())))
+        .map(|service| {
+            ServiceName::new(&service.name).map_err(|error| OpeningError::Protocol(error.to_string()))
+        })
         .collect()
 }
 

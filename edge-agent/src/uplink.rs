@@ -281,7 +281,7 @@ impl Uplink {
                 () = done, if settled => break,
                 accepted = link.accept() => match accepted {
                     Ok((send, recv)) => {
-                        self.start(&calls, send, recv);
+                        self.start(calls, send, recv);
                     }
                     Err(_) => break,
                 },

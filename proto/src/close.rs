@@ -1,7 +1,7 @@
 //! Why a session ended: the published list of close codes.
 //!
 //! They travel as QUIC application error codes of the connection (RFC 9000, section 19.19), with a
-//! [`wire::CloseReason`](crate::wire::CloseReason) as the reason.
+//! [`wire::CloseReason`] as the reason.
 
 use std::{fmt, time::Duration};
 

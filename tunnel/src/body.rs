@@ -1,4 +1,4 @@
-//! Bodies on a stream: received ones as [`RecvBody`], sent ones by [`send_body`].
+//! Bodies on a stream: received ones as [`RecvBody`], sent ones by `send_body`.
 //!
 //! The invariant of this file: a body is complete only if its TRAILERS frame arrived. The end of the stream alone, a
 //! reset, or a FAULT frame all end a received body with an error.
@@ -48,7 +48,9 @@ impl FramesError {
     pub(crate) fn to_fault(&self, blame: FaultCode) -> Fault {
         match self {
             FramesError::Stream(end) => end.to_fault(),
-            FramesError::Protocol(what) => Fault::with_detail(blame, format!("the peer broke the protocol: {what}")),
+            FramesError::Protocol(what) => {
+                Fault::with_detail(blame, format!("the peer broke the protocol: {what}"))
+            }
         }
     }
 }
@@ -116,7 +118,12 @@ impl Drop for SendingGuard {
 }
 
 impl RecvBody {
-    pub(crate) fn new(frames: Option<Frames>, limits: HeadLimits, blame: FaultCode, length: Option<u64>) -> Self {
+    pub(crate) fn new(
+        frames: Option<Frames>,
+        limits: HeadLimits,
+        blame: FaultCode,
+        length: Option<u64>,
+    ) -> Self {
         Self { frames, limits, blame, length, wanted: None, sending: None }
     }
 
@@ -182,8 +189,9 @@ impl http_body::Body for RecvBody {
                     Some(Err(fault))
                 }
             },
-            Ok(None) => Some(Err(FramesError::Protocol("the stream ended before the body did".into())
-                .to_fault(this.blame))),
+            Ok(None) => Some(Err(
+                FramesError::Protocol("the stream ended before the body did".into()).to_fault(this.blame)
+            )),
             Err(error) => Some(Err(error.to_fault(this.blame))),
         };
         this.end();

@@ -140,8 +140,10 @@ impl Reply {
         limits: HeadLimits,
         sending: Option<SendingGuard>,
     ) -> Response<RecvBody> {
-        let length = self.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = RecvBody::new(self.has_body.then_some(frames), limits, BLAME, length).with_sending(sending);
+        let length =
+            self.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let body =
+            RecvBody::new(self.has_body.then_some(frames), limits, BLAME, length).with_sending(sending);
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
@@ -203,7 +205,10 @@ pub async fn open_pipe(
     let mut frames = Frames::new(recv, FrameReader::new(FrameLimits::default()));
     let reply = await_reply(&mut frames, limits, None).await?;
     if reply.status != StatusCode::OK {
-        return Err(Fault::with_detail(BLAME, format!("the agent answered a pipe with status {}", reply.status)));
+        return Err(Fault::with_detail(
+            BLAME,
+            format!("the agent answered a pipe with status {}", reply.status),
+        ));
     }
     Ok(TunnelPipe::new(send, frames))
 }

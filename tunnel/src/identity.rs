@@ -17,8 +17,8 @@ use std::{
 
 use edgeway_proto::{HubName, NodeName, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -198,7 +198,10 @@ impl Identity {
     ///
     /// # Errors
     /// A file that can't be read or does not hold what it should, or a certificate that names no node of `trust_domain`.
-    pub fn load_node(directory: &Path, trust_domain: &TrustDomain) -> Result<(Self, NodeName), IdentityError> {
+    pub fn load_node(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+    ) -> Result<(Self, NodeName), IdentityError> {
         let identity = Self::load(directory, "node", trust_domain)?;
         let name = node_name(&identity.chain[0], trust_domain)?;
         Ok((identity, name))
@@ -259,7 +262,8 @@ fn name_of<N>(
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| IdentityError::Unparsable)?;
     let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Unparsable)?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let mut uris = names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
+    let mut uris =
+        names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
     let (Some(uri), None) = (uris.next(), uris.next()) else {
         let count = names.iter().filter(|name| matches!(name, GeneralName::URI(_))).count();
         return Err(IdentityError::NotOneUri(count));
@@ -286,7 +290,8 @@ pub fn write_secret(path: &Path, content: &str) -> Result<(), IdentityError> {
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(content.as_bytes()).map_err(failed)
 }
 
@@ -306,7 +311,9 @@ mod tests {
         let berlin = NodeName::new("berlin-1").expect("a name");
         let node = der(&authority.issue_node(&berlin).expect("a certificate"));
         let hub = HubName::new("hub-1").expect("a name");
-        let hub = der(&authority.issue_hub(&hub, &["localhost".into(), "127.0.0.1".into()]).expect("a certificate"));
+        let hub = der(&authority
+            .issue_hub(&hub, &["localhost".into(), "127.0.0.1".into()])
+            .expect("a certificate"));
         assert_eq!(node_name(&node, &domain).expect("a node"), berlin);
         assert_eq!(hub_name(&hub, &domain).expect("a hub").as_str(), "hub-1");
         assert!(matches!(node_name(&node, &other), Err(IdentityError::Foreign { .. })));
@@ -326,7 +333,10 @@ mod tests {
             let error = node_name(certificate.der(), &domain).expect_err("not exactly one URI");
             assert!(matches!(error, IdentityError::NotOneUri(count) if count == uris.len()), "{error}");
         }
-        assert!(matches!(node_name(&CertificateDer::from(vec![0x30, 0x03]), &domain), Err(IdentityError::Unparsable)));
+        assert!(matches!(
+            node_name(&CertificateDer::from(vec![0x30, 0x03]), &domain),
+            Err(IdentityError::Unparsable)
+        ));
     }
 
     #[test]

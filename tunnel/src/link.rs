@@ -89,10 +89,12 @@ impl From<quinn::ConnectionError> for LinkEnd {
             E::LocallyClosed => LinkEnd::Local,
             E::TimedOut => LinkEnd::TimedOut,
             E::Reset => LinkEnd::Reset,
-            E::ApplicationClosed(close) => match Close::from_peer(close.error_code.into_inner(), &close.reason) {
-                Some(close) => LinkEnd::Peer(close),
-                None => LinkEnd::Foreign(format!("application code {}", close.error_code)),
-            },
+            E::ApplicationClosed(close) => {
+                match Close::from_peer(close.error_code.into_inner(), &close.reason) {
+                    Some(close) => LinkEnd::Peer(close),
+                    None => LinkEnd::Foreign(format!("application code {}", close.error_code)),
+                }
+            }
             E::ConnectionClosed(close) => LinkEnd::Foreign(close.to_string().chars().take(256).collect()),
             other => LinkEnd::Transport(other.to_string()),
         }
@@ -159,7 +161,10 @@ impl Link {
         let opened = match futures_util::poll!(opening.as_mut()) {
             Poll::Ready(opened) => opened,
             Poll::Pending => tokio::time::timeout(STREAM_GRANT, opening).await.map_err(|_| {
-                Fault::overloaded("the agent grants no further stream on this session", Duration::from_secs(1))
+                Fault::overloaded(
+                    "the agent grants no further stream on this session",
+                    Duration::from_secs(1),
+                )
             })?,
         };
         let (send, recv) = opened.map_err(|error| StreamEnd::Link(error.into()).to_fault())?;
@@ -268,7 +273,11 @@ impl SendHalf {
         self.stream.write_all_chunks(chunks).await.map_err(write_end)
     }
 
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, StreamEnd>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize, StreamEnd>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes).map_err(write_end)
     }
 
@@ -404,4 +413,3 @@ impl Drop for RecvHalf {
         }
     }
 }
-

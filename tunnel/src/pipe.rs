@@ -63,7 +63,11 @@ fn broken(fault: Fault) -> io::Error {
 }
 
 impl AsyncRead for TunnelPipe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.unread.is_empty() && !this.read_ended {
             let frame = match ready!(this.frames.poll_next(cx)) {

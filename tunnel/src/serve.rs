@@ -22,6 +22,7 @@ const BLAME: FaultCode = FaultCode::BadRequest;
 
 /// A call as it came in.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, and the large one is nearly every one")]
 pub enum IncomingCall {
     /// An HTTP request, to be answered by [`Responder::respond`].
     Http {
@@ -80,11 +81,10 @@ pub async fn accept_call(send: SendHalf, recv: RecvHalf, limits: HeadLimits) -> 
         }
     };
     match kind {
-        CallKind::Pipe => {
-            Ok(IncomingCall::Pipe { call, responder: PipeResponder { send, frames } })
-        }
+        CallKind::Pipe => Ok(IncomingCall::Pipe { call, responder: PipeResponder { send, frames } }),
         CallKind::Http { request: parts, has_body } => {
-            let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+            let length =
+                parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
             let expects = has_body && parts.headers.contains_key(header::EXPECT);
             let mut body = RecvBody::new(has_body.then_some(frames), limits, BLAME, length);
             let mut wanted = None;
@@ -164,7 +164,8 @@ impl Responder {
         let mut opening = Opening::new(head);
         let mut ready = Ok(());
         if has_body {
-            ready = std::future::poll_fn(|cx| std::task::Poll::Ready(opening.take_ready(&mut body, cx))).await;
+            ready =
+                std::future::poll_fn(|cx| std::task::Poll::Ready(opening.take_ready(&mut body, cx))).await;
         } else {
             opening = opening.without_body();
         }

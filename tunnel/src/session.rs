@@ -96,21 +96,19 @@ impl Control {
     /// # Cancel safety
     /// Nothing is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<ControlEvent, OpeningError> {
-        loop {
-            let Some(frame) = self.frames.next().await? else {
-                return Err(OpeningError::Protocol("the control stream ended".into()));
-            };
-            match frame.kind {
-                FrameType::Drain => {
-                    let drain = wire::Drain::decode(frame.payload)
-                        .map_err(|_| OpeningError::Protocol("a Drain that does not decode".into()))?;
-                    return Ok(ControlEvent::Drain {
-                        reason: drain.reason.chars().take(256).collect(),
-                        retry_after: drain.retry_after_ms.map(|ms| Duration::from_millis(ms.min(3_600_000))),
-                    });
-                }
-                other => return Err(OpeningError::Protocol(format!("a {other:?} frame on the control stream"))),
+        let Some(frame) = self.frames.next().await? else {
+            return Err(OpeningError::Protocol("the control stream ended".into()));
+        };
+        match frame.kind {
+            FrameType::Drain => {
+                let drain = wire::Drain::decode(frame.payload)
+                    .map_err(|_| OpeningError::Protocol("a Drain that does not decode".into()))?;
+                Ok(ControlEvent::Drain {
+                    reason: drain.reason.chars().take(256).collect(),
+                    retry_after: drain.retry_after_ms.map(|ms| Duration::from_millis(ms.min(3_600_000))),
+                })
             }
+            other => Err(OpeningError::Protocol(format!("a {other:?} frame on the control stream"))),
         }
     }
 
@@ -140,13 +138,17 @@ impl Control {
 ///
 /// # Cancel safety
 /// Dropping the future resets the stream; close the link then.
-pub async fn open_session(link: &Link, hello: &wire::Hello) -> Result<(Control, wire::Welcome), OpeningError> {
+pub async fn open_session(
+    link: &Link,
+    hello: &wire::Hello,
+) -> Result<(Control, wire::Welcome), OpeningError> {
     let opening = async {
         let (send, recv) = link.open().await.map_err(|fault| match link.end() {
             Some(end) => OpeningError::Link(end),
             None => OpeningError::Protocol(fault.to_string()),
         })?;
-        let mut control = Control { send, frames: Frames::new(recv, FrameReader::new(FrameLimits::default())) };
+        let mut control =
+            Control { send, frames: Frames::new(recv, FrameReader::new(FrameLimits::default())) };
         control.write(FrameType::Hello, hello).await?;
         match control.frames.next().await? {
             Some(frame) if frame.kind == FrameType::Welcome => {
@@ -154,7 +156,9 @@ pub async fn open_session(link: &Link, hello: &wire::Hello) -> Result<(Control, 
                     .map_err(|_| OpeningError::Protocol("a Welcome that does not decode".into()))?;
                 Ok((control, welcome))
             }
-            Some(frame) => Err(OpeningError::Protocol(format!("a {:?} frame in place of Welcome", frame.kind))),
+            Some(frame) => {
+                Err(OpeningError::Protocol(format!("a {:?} frame in place of Welcome", frame.kind)))
+            }
             None => Err(OpeningError::Protocol("the control stream ended before Welcome".into())),
         }
     };
@@ -171,7 +175,8 @@ pub async fn open_session(link: &Link, hello: &wire::Hello) -> Result<(Control, 
 pub async fn accept_session(link: &Link) -> Result<(Control, wire::Hello), OpeningError> {
     let opening = async {
         let (send, recv) = link.accept().await?;
-        let mut control = Control { send, frames: Frames::new(recv, FrameReader::new(FrameLimits::default())) };
+        let mut control =
+            Control { send, frames: Frames::new(recv, FrameReader::new(FrameLimits::default())) };
         match control.frames.next().await? {
             Some(frame) if frame.kind == FrameType::Hello => {
                 let hello = wire::Hello::decode(frame.payload)

@@ -35,22 +35,22 @@ const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// What a transport may use. The same type for both ends; each sets what is its own to grant.
 #[derive(Debug, Clone)]
 pub struct Budgets {
-    /// Calls in flight on one session, at most. [1024]
+    /// Calls in flight on one session, at most. (1024)
     pub calls: u32,
-    /// Bytes of one stream that may wait to be read. [512 KiB]: at 100 ms round trip one call gets 5 MB/s. A session's
+    /// Bytes of one stream that may wait to be read. (512 KiB): at 100 ms round trip one call gets 5 MB/s. A session's
     /// window is this times its streams, so that stalled calls never hold up others; that product bounds memory.
     pub stream_window: u32,
-    /// How often an agent shows that it lives. [5 s]
+    /// How often an agent shows that it lives. (5 s)
     pub keep_alive: Duration,
-    /// Silence after which a session is dead. [15 s]
+    /// Silence after which a session is dead. (15 s)
     pub idle_timeout: Duration,
-    /// Handshakes in progress at once; more are refused. [256]
+    /// Handshakes in progress at once; more are refused. (256)
     pub handshakes: usize,
-    /// Search for the largest datagram that the path takes. [true]
+    /// Search for the largest datagram that the path takes. (true)
     pub mtu_discovery: bool,
-    /// Let the kernel cut datagrams (generic segmentation offload). [true]
+    /// Let the kernel cut datagrams (generic segmentation offload). (true)
     pub gso: bool,
-    /// Let connection drivers wait for the tasks that are ready; for runtimes with several workers. [false]
+    /// Let connection drivers wait for the tasks that are ready; for runtimes with several workers. (false)
     pub deferred_drivers: bool,
 }
 
@@ -82,7 +82,8 @@ impl Budgets {
             Side::Agent => self.calls.saturating_add(SPARE_STREAMS),
         };
         // Both ends receive bodies on the streams that carry calls, whoever opened them.
-        let session_window = u64::from(self.stream_window) * (u64::from(self.calls) + u64::from(AGENT_STREAMS));
+        let session_window =
+            u64::from(self.stream_window) * (u64::from(self.calls) + u64::from(AGENT_STREAMS));
         let mut config = TransportConfig::default();
         config
             .max_concurrent_bidi_streams(VarInt::from_u32(streams))
@@ -93,7 +94,9 @@ impl Budgets {
             .send_fairness(true)
             .datagram_receive_buffer_size(None)
             .datagram_send_buffer_size(0)
-            .max_idle_timeout(Some(IdleTimeout::try_from(self.idle_timeout).unwrap_or(VarInt::from_u32(15_000).into())))
+            .max_idle_timeout(Some(
+                IdleTimeout::try_from(self.idle_timeout).unwrap_or(VarInt::from_u32(15_000).into()),
+            ))
             // One side's pings and the other's acknowledgements keep both informed.
             .keep_alive_interval((side == Side::Agent).then_some(self.keep_alive))
             .mtu_discovery_config(self.mtu_discovery.then(MtuDiscoveryConfig::default))
@@ -189,7 +192,11 @@ impl Listener {
     ///
     /// # Errors
     /// An address that can't be bound, or an identity that TLS does not take.
-    pub fn bind(address: SocketAddr, identity: Arc<Identity>, budgets: &Budgets) -> Result<Self, TransportError> {
+    pub fn bind(
+        address: SocketAddr,
+        identity: Arc<Identity>,
+        budgets: &Budgets,
+    ) -> Result<Self, TransportError> {
         let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls::server(&identity)?)
             .map_err(TlsError::from)?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -336,8 +343,11 @@ impl Dialler {
     /// # Errors
     /// A socket that can't be opened, or an identity that TLS does not take.
     pub fn bind(identity: Arc<Identity>, budgets: &Budgets, ipv6: bool) -> Result<Self, TransportError> {
-        let address: SocketAddr =
-            if ipv6 { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() } else { (std::net::Ipv4Addr::UNSPECIFIED, 0).into() };
+        let address: SocketAddr = if ipv6 {
+            (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+        } else {
+            (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+        };
         let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls::client(&identity)?)
             .map_err(TlsError::from)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
@@ -354,9 +364,10 @@ impl Dialler {
     /// # Cancel safety
     /// Dropping the future gives the connection up.
     pub async fn dial(&self, address: SocketAddr, server_name: &str) -> Result<(Link, HubName), DialError> {
-        let connecting = self.endpoint.connect_with(self.config.clone(), address, server_name).map_err(|source| {
-            DialError::Connect { address, server_name: server_name.into(), source }
-        })?;
+        let connecting = self
+            .endpoint
+            .connect_with(self.config.clone(), address, server_name)
+            .map_err(|source| DialError::Connect { address, server_name: server_name.into(), source })?;
         let connection = tokio::time::timeout(OPENING, connecting)
             .await
             .map_err(|_| DialError::TimedOut { address })?

@@ -2,12 +2,7 @@
 
 #![allow(missing_docs)]
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use edgeway_proto::{
@@ -59,7 +54,9 @@ impl Certificates {
         let authority = Authority::generate(&domain).expect("an authority");
         let directory = tempfile::tempdir().expect("a directory");
         let at = |file: &str| directory.path().join(file);
-        let hub = authority.issue_hub(&HubName::new("hub-1").expect("a name"), &["127.0.0.1".into()]).expect("issued");
+        let hub = authority
+            .issue_hub(&HubName::new("hub-1").expect("a name"), &["127.0.0.1".into()])
+            .expect("issued");
         let node = authority.issue_node(&NodeName::new("berlin-1").expect("a name")).expect("issued");
         write_secret(&at("ca.crt"), authority.certificate_pem()).expect("written");
         write_secret(&at("hub.crt"), &hub.certificate_pem).expect("written");
@@ -241,7 +238,8 @@ async fn an_answer_cut_by_the_service_is_never_complete_and_says_why() {
         pieces.send(Err(Fault::with_detail(FaultCode::ServiceReset, "it died"))).await.expect("room");
         Ok(Response::new(stream_of(body)))
     });
-    let response = send(&pair.hub, Request::get("/").body(empty()).expect("a request")).await.expect("a head");
+    let response =
+        send(&pair.hub, Request::get("/").body(empty()).expect("a request")).await.expect("a head");
     let fault = collect(response).await.expect_err("a cut body");
     assert_eq!((fault.code(), fault.detail()), (FaultCode::ServiceReset, "it died"));
     assert!(matches!(soon("the end", ends.recv()).await, Some(CallEnd::Fault(_))));
@@ -274,9 +272,8 @@ async fn a_request_cut_by_the_caller_is_never_complete_at_the_service() {
 #[tokio::test]
 async fn a_fault_in_place_of_an_answer_arrives_whole() {
     let pair = pair().await;
-    let _ends = serve(pair.agent.clone(), |_| async {
-        Err(Fault::overloaded("no room", Duration::from_secs(7)))
-    });
+    let _ends =
+        serve(pair.agent.clone(), |_| async { Err(Fault::overloaded("no room", Duration::from_secs(7))) });
     let fault =
         send(&pair.hub, Request::get("/").body(empty()).expect("a request")).await.expect_err("a fault");
     assert_eq!(fault, Fault::overloaded("no room", Duration::from_secs(7)));
@@ -300,7 +297,11 @@ async fn caller_disconnect_drops_the_services_future_and_resets_the_stream() {
         }
     });
     // Before the head, and with a request that is still being sent.
-    for body in [empty(), { let (pieces, body) = mpsc::channel(1); std::mem::forget(pieces); stream_of(body) }] {
+    for body in [empty(), {
+        let (pieces, body) = mpsc::channel(1);
+        std::mem::forget(pieces);
+        stream_of(body)
+    }] {
         let stream = pair.hub.open().await.expect("a stream");
         let request = Request::post("/").body(body).expect("a request");
         let info = info();
@@ -322,7 +323,8 @@ async fn a_caller_that_leaves_a_silent_answer_ends_it_at_the_service() {
         std::mem::forget(pieces);
         Ok(Response::new(stream_of(body)))
     });
-    let response = send(&pair.hub, Request::get("/").body(empty()).expect("a request")).await.expect("a head");
+    let response =
+        send(&pair.hub, Request::get("/").body(empty()).expect("a request")).await.expect("a head");
     let mut body = response.into_body();
     soon("a tick", body.frame()).await.expect("a frame").expect("data");
     drop(body);
@@ -347,7 +349,9 @@ async fn stalled_calls_delay_no_other_call_and_no_heartbeat() {
     });
     let mut stalled = Vec::new();
     for _ in 0..63 {
-        stalled.push(send(&pair.hub, Request::get("/large").body(empty()).expect("a request")).await.expect("a head"));
+        stalled.push(
+            send(&pair.hub, Request::get("/large").body(empty()).expect("a request")).await.expect("a head"),
+        );
     }
     // Longer than the idle timeout: were heartbeats held up, the link would be gone.
     let until = tokio::time::Instant::now() + Duration::from_millis(2500);
@@ -445,7 +449,8 @@ async fn the_control_stream_introduces_and_drains() {
         (control, hello)
     };
     let agent = async { open_session(&pair.agent, &hello).await.expect("a Welcome") };
-    let ((mut hub, heard), (mut agent, welcome)) = soon("the opening", async { tokio::join!(hub, agent) }).await;
+    let ((mut hub, heard), (mut agent, welcome)) =
+        soon("the opening", async { tokio::join!(hub, agent) }).await;
     assert_eq!((heard.max_calls, welcome.generation), (7, 3));
     hub.drain("bye", Some(Duration::from_secs(2))).await.expect("sent");
     let event = soon("an event", agent.next()).await.expect("an event");
@@ -494,8 +499,15 @@ async fn nonsense_on_a_call_stream_is_refused_and_the_session_goes_on() {
         ("a head with a bad service", head("NO/PE")),
         ("HEAD twice", head_twice),
         ("a length of 2^62", huge),
-        ("a length of 2^62 before HEAD", BytesMut::from(&[0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..])),
-        ("half a head", { let mut whole = head("echo"); whole.truncate(5); whole }),
+        (
+            "a length of 2^62 before HEAD",
+            BytesMut::from(&[0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..]),
+        ),
+        ("half a head", {
+            let mut whole = head("echo");
+            whole.truncate(5);
+            whole
+        }),
         ("nothing", BytesMut::new()),
     ];
     assert!(!cases.is_empty());
@@ -511,7 +523,11 @@ async fn nonsense_on_a_call_stream_is_refused_and_the_session_goes_on() {
         // Whatever comes back ends; nothing hangs.
         soon(what, async { while let Ok(Some(_)) = receiving.read().await {} }).await;
         let response = send(&pair.hub, Request::post("/").body(full("well")).expect("a request")).await;
-        assert_eq!(collect(response.expect("the session lives")).await.expect("a body").0, "well", "after {what}");
+        assert_eq!(
+            collect(response.expect("the session lives")).await.expect("a body").0,
+            "well",
+            "after {what}"
+        );
         assert_eq!(soon(what, ends.recv()).await, Some(CallEnd::Complete));
     }
 }

@@ -88,7 +88,7 @@ async fn read_part(
     Ok(Part::Data(data))
 }
 
-pub struct Caller;
+pub(crate) struct Caller;
 
 impl Driver for Caller {
     async fn exchange(&self, address: SocketAddr, request: Bytes) -> Outcome {
@@ -142,7 +142,7 @@ impl Driver for Caller {
 }
 
 /// Services of HTTP/1.1.
-pub struct HttpServices;
+pub(crate) struct HttpServices;
 
 impl LocalService for HttpServices {
     async fn start(&self, behaviour: ServiceBehaviour) -> Option<StartedService> {
@@ -229,7 +229,7 @@ async fn write_chunk(writer: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> io:
 }
 
 /// Services that speak no protocol at all.
-pub struct TcpServices;
+pub(crate) struct TcpServices;
 
 impl LocalService for TcpServices {
     const CALLS: bool = false;

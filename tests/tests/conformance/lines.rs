@@ -8,7 +8,7 @@ use tokio::{
 };
 
 /// A caller of the plugin.
-pub struct Lines;
+pub(crate) struct Lines;
 
 impl Driver for Lines {
     async fn exchange(&self, address: SocketAddr, request: Bytes) -> Outcome {

@@ -9,14 +9,14 @@ use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ShoutConfig {
+pub(crate) struct ShoutConfig {
     listen: SocketAddr,
 }
 
 #[derive(Debug)]
-pub struct ShoutFactory;
+pub(crate) struct ShoutFactory;
 
-pub struct Shout(EchoPlugin);
+pub(crate) struct Shout(EchoPlugin);
 
 impl PluginFactory for ShoutFactory {
     const NAME: &'static str = "shout";

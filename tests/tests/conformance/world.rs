@@ -97,7 +97,7 @@ async fn start_agent<F: ConnectorFactory>(config: &Path) -> RunningAgent {
 }
 
 /// A plugin in a real hub; behind it a real agent whose service a [`FakeEdge`] plays.
-pub struct RealHub<F> {
+pub(crate) struct RealHub<F> {
     files: Files,
     config: PathBuf,
     edge: FakeEdge,
@@ -157,7 +157,7 @@ impl<F: PluginFactory> PluginWorld for RealHub<F> {
 }
 
 /// A connector behind a real agent, called through a real hub.
-pub struct RealAgent<F> {
+pub(crate) struct RealAgent<F> {
     _files: Files,
     hub: RunningHub,
     agent: RunningAgent,
