@@ -4,6 +4,11 @@ use std::{io, num::NonZero, thread};
 
 use tokio::runtime::{Builder, Runtime};
 
+/// Sockets looked after in one go. With all that are ready (tokio takes up to 1024) a burst of calls goes from process to
+/// process as one lump, and while one works on it the others wait: a quarter of two processors was idle at 64 callers.
+/// Small groups overlap. Measured on two processors: 8 to 16 give a fifth more calls than 1024, at the same CPU per call.
+const EVENTS_AT_ONCE: usize = 8;
+
 /// Worker threads where the config names none: 1 on machines of up to two processors, one for each processor above.
 ///
 /// With one worker every wake-up stays on the thread that has the data in its cache, which on two processors was
@@ -25,7 +30,7 @@ pub fn build(workers: usize) -> io::Result<Runtime> {
     if workers > 1 {
         builder.worker_threads(workers);
     }
-    builder.thread_name("edgeway").enable_all().build()
+    builder.thread_name("edgeway").max_io_events_per_tick(EVENTS_AT_ONCE).enable_all().build()
 }
 
 #[cfg(test)]

@@ -6,9 +6,8 @@
 
 use std::{ops::Range, sync::Arc};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use crate::{
     ServiceName,
@@ -109,68 +108,54 @@ pub fn put_http_head(out: &mut BytesMut, call: &CallInfo, parts: &http::request:
         + bytes_length(target.len())
         + headers_length(&parts.headers)
         + bool_length(!has_body);
-    put_call_fields(out, call, nested);
-    encode_key(8, WireType::LengthDelimited, out);
-    encode_varint(nested as u64, out);
-    put_field(1, method.as_bytes(), out);
-    put_field(2, target.as_bytes(), out);
-    put_headers(3, &parts.headers, out);
-    put_bool(4, !has_body, out);
+    let mut head = call_fields(call, 8, nested);
+    head.bytes(1, method.as_bytes());
+    head.bytes(2, target.as_bytes());
+    head.headers(3, &parts.headers);
+    head.bool(4, !has_body);
+    head.put(out, FrameType::Head);
 }
 
 /// Encodes the head of a pipe as a HEAD frame.
 pub fn put_pipe_head(out: &mut BytesMut, call: &CallInfo) {
-    put_call_fields(out, call, 0);
-    encode_key(9, WireType::LengthDelimited, out);
-    encode_varint(0, out);
+    call_fields(call, 9, 0).put(out, FrameType::Head);
 }
 
-/// The frame's header and the fields that come before `kind`, whose message has `nested` bytes.
-fn put_call_fields(out: &mut BytesMut, call: &CallInfo, nested: usize) {
-    let length = number_length(call.id)
-        + number_length(call.parent)
-        + bytes_length(call.plugin.len())
-        + bytes_length(call.route.len())
-        + bytes_length(call.service.as_str().len())
-        + call.remaining_ms.map_or(0, |ms| 1 + encoded_len_varint(ms))
-        + number_length(call.priority.into())
-        + 1
-        + encoded_len_varint(nested as u64)
-        + nested;
-    out.reserve(crate::frame::MAX_HEADER + length);
-    put_header(out, FrameType::Head, length);
-    put_number(1, call.id, out);
-    put_number(2, call.parent, out);
-    put_field(3, call.plugin.as_bytes(), out);
-    put_field(4, call.route.as_bytes(), out);
-    put_field(5, call.service.as_str().as_bytes(), out);
+/// The fields that come before `kind`, and the key of that one, whose message has `nested` bytes.
+fn call_fields(call: &CallInfo, kind: u32, nested: usize) -> Writer {
+    let names = call.plugin.len() + call.route.len() + call.service.as_str().len();
+    // Six keys, numbers and lengths of ten bytes at the most, three lengths of names.
+    let mut head = Writer(Vec::with_capacity(nested + names + 80));
+    head.number(1, call.id);
+    head.number(2, call.parent);
+    head.bytes(3, call.plugin.as_bytes());
+    head.bytes(4, call.route.as_bytes());
+    head.bytes(5, call.service.as_str().as_bytes());
     if let Some(ms) = call.remaining_ms {
-        encode_key(6, WireType::Varint, out);
-        encode_varint(ms, out);
+        head.key(6, VARINT);
+        head.varint(ms);
     }
-    put_number(7, call.priority.into(), out);
+    head.number(7, call.priority.into());
+    head.key(kind, LENGTH);
+    head.varint(nested as u64);
+    head
 }
 
 /// Encodes a reply's head as a HEAD frame.
 pub fn put_reply_head(out: &mut BytesMut, status: http::StatusCode, headers: &HeaderMap, has_body: bool) {
-    let status = u64::from(status.as_u16());
-    let length = 1 + encoded_len_varint(status) + headers_length(headers) + bool_length(!has_body);
-    out.reserve(crate::frame::MAX_HEADER + length);
-    put_header(out, FrameType::Head, length);
-    encode_key(1, WireType::Varint, out);
-    encode_varint(status, out);
-    put_headers(2, headers, out);
-    put_bool(3, !has_body, out);
+    let mut head = Writer(Vec::with_capacity(headers_length(headers) + 8));
+    head.number(1, status.as_u16().into());
+    head.headers(2, headers);
+    head.bool(3, !has_body);
+    head.put(out, FrameType::Head);
 }
 
 /// Encodes the true end of a body as a TRAILERS frame.
 pub fn put_trailers(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
-    let length = trailers.map_or(0, headers_length);
-    out.reserve(crate::frame::MAX_HEADER + length);
-    put_header(out, FrameType::Trailers, length);
-    if let Some(trailers) = trailers {
-        put_headers(1, trailers, out);
-    }
+    let Some(trailers) = trailers else { return put_header(out, FrameType::Trailers, 0) };
+    let mut message = Writer(Vec::with_capacity(headers_length(trailers)));
+    message.headers(1, trailers);
+    message.put(out, FrameType::Trailers);
 }
 
 /// Decodes the head of a call.
@@ -333,17 +318,76 @@ fn target_of(uri: &http::Uri) -> &str {
     uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
 }
 
-/// Length of a field of bytes, 0 where proto3 leaves an empty one out. Tags here are below 16: one byte of key.
-const fn bytes_length(length: usize) -> usize {
-    if length == 0 { 0 } else { 1 + encoded_len_varint(length as u64) + length }
+/// Wire types (Protocol Buffers encoding specification).
+const VARINT: u32 = 0;
+const LENGTH: u32 = 2;
+
+/// Writes the fields of a message. A plain vector with room for all of it, as writing byte by byte is what it does.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    #[inline]
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    /// Numbers here are below 16: one byte of key.
+    #[inline]
+    fn key(&mut self, number: u32, wire_type: u32) {
+        self.0.push((number << 3 | wire_type) as u8);
+    }
+
+    /// As all the following: a default value is left out, as proto3 has it.
+    #[inline]
+    fn bytes(&mut self, number: u32, value: &[u8]) {
+        if !value.is_empty() {
+            self.key(number, LENGTH);
+            self.varint(value.len() as u64);
+            self.0.extend_from_slice(value);
+        }
+    }
+
+    fn number(&mut self, number: u32, value: u64) {
+        if value != 0 {
+            self.key(number, VARINT);
+            self.varint(value);
+        }
+    }
+
+    fn bool(&mut self, number: u32, value: bool) {
+        self.number(number, value.into());
+    }
+
+    fn headers(&mut self, number: u32, headers: &HeaderMap) {
+        for (name, value) in headers {
+            self.key(number, LENGTH);
+            self.varint(header_length(name, value) as u64);
+            self.bytes(1, name.as_str().as_bytes());
+            self.bytes(2, value.as_bytes());
+        }
+    }
+
+    fn put(self, out: &mut BytesMut, kind: FrameType) {
+        crate::frame::put_frame(out, kind, &self.0);
+    }
 }
 
-const fn number_length(value: u64) -> usize {
-    if value == 0 { 0 } else { 1 + encoded_len_varint(value) }
+/// Length of a field of bytes, 0 where proto3 leaves an empty one out.
+const fn bytes_length(length: usize) -> usize {
+    if length == 0 { 0 } else { 1 + varint_length(length) + length }
 }
 
 const fn bool_length(value: bool) -> usize {
     if value { 2 } else { 0 }
+}
+
+const fn varint_length(value: usize) -> usize {
+    // Seven bits a byte, and one byte for zero.
+    (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 fn header_length(name: &HeaderName, value: &HeaderValue) -> usize {
@@ -355,40 +399,9 @@ fn headers_length(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| {
             let length = header_length(name, value);
-            1 + encoded_len_varint(length as u64) + length
+            1 + varint_length(length) + length
         })
         .sum()
-}
-
-fn put_headers(tag: u32, headers: &HeaderMap, out: &mut BytesMut) {
-    for (name, value) in headers {
-        encode_key(tag, WireType::LengthDelimited, out);
-        encode_varint(header_length(name, value) as u64, out);
-        put_field(1, name.as_str().as_bytes(), out);
-        put_field(2, value.as_bytes(), out);
-    }
-}
-
-fn put_field(tag: u32, value: &[u8], out: &mut BytesMut) {
-    if !value.is_empty() {
-        encode_key(tag, WireType::LengthDelimited, out);
-        encode_varint(value.len() as u64, out);
-        out.put_slice(value);
-    }
-}
-
-fn put_number(tag: u32, value: u64, out: &mut BytesMut) {
-    if value != 0 {
-        encode_key(tag, WireType::Varint, out);
-        encode_varint(value, out);
-    }
-}
-
-fn put_bool(tag: u32, value: bool, out: &mut BytesMut) {
-    if value {
-        encode_key(tag, WireType::Varint, out);
-        out.put_u8(1);
-    }
 }
 
 #[cfg(test)]

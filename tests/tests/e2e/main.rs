@@ -3,6 +3,7 @@
 
 #![allow(missing_docs)]
 
+mod balance;
 mod calls;
 mod commands;
 mod ends;

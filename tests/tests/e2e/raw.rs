@@ -31,11 +31,6 @@ impl Answer {
         std::str::from_utf8(value.unwrap_or_default()).expect("a header of text")
     }
 
-    /// All values of a header.
-    pub(crate) fn all(&self, name: &str) -> Vec<&[u8]> {
-        self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_slice()).collect()
-    }
-
     /// The body as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a body of text")
@@ -90,14 +85,6 @@ impl Caller {
     /// The head of the next answer, interim or not; its body is left on the connection.
     pub(crate) async fn head(&mut self) -> Option<Answer> {
         within("the head of an answer", self.read_head()).await
-    }
-
-    /// At least one byte of what follows a head, raw.
-    pub(crate) async fn some(&mut self) -> Vec<u8> {
-        if self.buffer.is_empty() {
-            within("some bytes", self.fill()).await;
-        }
-        std::mem::take(&mut self.buffer)
     }
 
     /// Reads raw bytes until `wanted` is among them.

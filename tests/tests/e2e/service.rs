@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -204,13 +204,4 @@ fn chunked_end(bytes: &[u8]) -> Option<usize> {
         }
         at = end + 2;
     }
-}
-
-/// Copies both ways until both are done.
-pub(crate) async fn join<A, B>(mut one: A, mut other: B)
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    let _ = tokio::io::copy_bidirectional(&mut one, &mut other).await;
 }

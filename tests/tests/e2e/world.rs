@@ -159,9 +159,18 @@ routes:
             routes = plan.routes,
         );
         fs::write(&file, config).expect("written");
-        let hub =
-            Hub::builder().with_builtin_plugins().load(&file).unwrap_or_else(|report| panic!("{report}"));
-        let hub = hub.start().await.expect("the hub starts");
+        let hub = within("the hub starts", async {
+            loop {
+                let hub = Hub::builder().with_builtin_plugins().load(&file);
+                match hub.unwrap_or_else(|report| panic!("{report}")).start().await {
+                    Ok(hub) => return hub,
+                    // A port that is taken again right after its release; a process of its own would not be so quick.
+                    Err(error) => eprintln!("the hub does not start: {error:?}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
         self.tunnel = hub.tunnel_address();
         self.rest = hub.plugin_addresses("rest")[0];
         self.hub = Some(hub);

@@ -14,8 +14,11 @@ use crate::Outcome;
 /// `/proc` counts CPU time in ticks of this rate; it is 100 on every Linux, whatever the kernel's own clock.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Open files that a process may need: a thousand callers cost a hub two sockets each, and shells give 1,024.
-const OPEN_FILES: &str = "ulimit -n 65536 2>/dev/null || ulimit -n \"$(ulimit -Hn)\"; exec \"$@\"";
+/// How every process is started. A thousand callers cost a hub two sockets each, and shells give 1,024 files; and a
+/// benchmark that is killed takes its processes with it (setpriv is in Debian's util-linux).
+const START: &str = "ulimit -n 65536 2>/dev/null || ulimit -n \"$(ulimit -Hn)\"
+if command -v setpriv >/dev/null; then exec setpriv --pdeathsig KILL \"$@\"; fi
+exec \"$@\"";
 
 /// A process of its own, killed when this is dropped.
 pub(crate) struct Process {
@@ -41,7 +44,7 @@ pub(crate) struct Usage {
 impl Process {
     /// Starts this program again in one of its roles, and waits until it says where it listens.
     pub(crate) fn role(name: &'static str, arguments: &[&str]) -> Outcome<(Self, SocketAddr)> {
-        let mut command = with_files(&std::env::current_exe()?);
+        let mut command = command(&std::env::current_exe()?);
         let mut child =
             command.arg(name).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let says = child.stdout.take().map(BufReader::new);
@@ -67,7 +70,7 @@ impl Process {
     /// Starts a program, with its output in a file.
     pub(crate) fn program(name: &'static str, path: &Path, arguments: &[&str], log: &Path) -> Outcome<Self> {
         let file = File::create(log)?;
-        let child = with_files(path)
+        let child = command(path)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -118,9 +121,9 @@ impl Drop for Process {
     }
 }
 
-fn with_files(program: &Path) -> Command {
+fn command(program: &Path) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", OPEN_FILES, "sh"]).arg(program);
+    command.args(["-c", START, "sh"]).arg(program);
     command
 }
 
