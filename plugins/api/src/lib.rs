@@ -3,7 +3,8 @@
 //! A **plugin** is one way into the tunnel: it listens for its own kind of event in the cloud and turns each into a call
 //! on [`Edge`]. A **connector** is the other end: on the node, it talks to one kind of local service. Implement
 //! [`Plugin`] and [`PluginFactory`], or [`Connector`] and [`ConnectorFactory`], then run the conformance suite (feature
-//! `conformance`) from your tests. `plugins/echo` is the smallest of both.
+//! `conformance`) from your tests. `plugins/echo` is the smallest of both. Feature `tower` leads from and to
+//! `tower::Service`.
 //!
 //! The host (hub or agent) owns limits, deadlines, metrics, routes and restarts; authors own their protocol. What the
 //! host guarantees:
@@ -22,6 +23,8 @@ mod connector;
 mod context;
 mod edge;
 mod plugin;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 use std::{future::Future, pin::Pin};
 
