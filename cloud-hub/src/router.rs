@@ -223,7 +223,7 @@ impl PluginEdge {
                 body,
                 route: route.clone(),
                 idle,
-                touched: started,
+                touched: Instant::now(),
                 timer: None,
                 _permits: [of_plugin, of_route, of_node],
             })

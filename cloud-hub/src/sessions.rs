@@ -34,6 +34,8 @@ use crate::{
 
 /// When an agent that found the hub full should come back.
 const FULL_RETRY: Duration = Duration::from_secs(5);
+/// How often a session that drains is looked at for its last call.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// When agents should come back to a hub that shuts down: soon, as it may be a restart. Their back-off has jitter.
 const SHUTDOWN_RETRY: Duration = Duration::from_millis(500);
 
@@ -146,7 +148,8 @@ impl Sessions {
         self.serve(&mut control, node, &session).await
     }
 
-    /// Until the link ends: an agent that drains gets no new calls, a hub that drains says so.
+    /// Until the link ends: an agent that drains gets no new calls, and once the last answer is through the hub closes; a hub
+    /// that drains says so.
     async fn serve(
         &self,
         control: &mut Control,
@@ -155,11 +158,19 @@ impl Sessions {
     ) -> Result<(), OpeningError> {
         let mut told = false;
         loop {
+            let drains = session.draining.load(Ordering::Acquire);
             tokio::select! {
                 biased; // the own drain is told before anything else is read
                 () = session.drain.cancelled(), if !told => {
                     told = true;
                     control.drain("the hub is shutting down", Some(SHUTDOWN_RETRY)).await?;
+                }
+                // Only this side knows that all of an answer has come: what an agent has sent may still be on its way.
+                () = tokio::time::sleep(DRAIN_LOOK), if drains => {
+                    if session.permits.in_use() == 0 {
+                        session.link.close(&Close::new(CloseCode::Drained, "the last call is done"));
+                        return Ok(());
+                    }
                 }
                 event = control.next() => {
                     if let ControlEvent::Drain { reason, .. } = event? {

@@ -165,7 +165,8 @@ impl Agent {
         if let Some(admin) = admin {
             info!(address = %admin.address(), "admin pages");
             let watched = watched.clone();
-            let pages = AdminPages::new(move || not_ready(&watched), Arc::new(registry));
+            let stopping = stop.clone();
+            let pages = AdminPages::new(move || not_ready(&watched, &stopping), Arc::new(registry));
             admin_tasks.spawn(admin.serve(pages, stop_admin.clone()));
         }
         info!(node = %name, services = dispatch.services.len(), "agent started");
@@ -185,12 +186,15 @@ impl Agent {
     }
 }
 
-fn not_ready(state: &watch::Receiver<UplinkState>) -> Vec<String> {
+fn not_ready(state: &watch::Receiver<UplinkState>, stopping: &CancellationToken) -> Vec<String> {
+    if stopping.is_cancelled() {
+        return vec!["the agent is shutting down".into()];
+    }
     match &*state.borrow() {
         UplinkState::Connected(_) => Vec::new(),
         UplinkState::Connecting(None) => vec!["connecting to a hub".into()],
         UplinkState::Connecting(Some(why)) => vec![format!("no session with a hub: {why}")],
-        UplinkState::Stopped => vec!["the agent is shutting down".into()],
+        UplinkState::Stopped => vec!["the agent has stopped".into()],
     }
 }
 

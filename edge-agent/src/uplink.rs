@@ -84,6 +84,8 @@ impl Backoff {
 struct Ended {
     lasted: Duration,
     retry_after: Option<Duration>,
+    /// The hub said that it goes, or wants us elsewhere: the next one is tried first, and at once.
+    leaving: bool,
 }
 
 impl Uplink {
@@ -107,11 +109,14 @@ impl Uplink {
                     let ended = self.session(link, control, &stop).await;
                     if ended.lasted >= GOOD_SESSION {
                         self.backoff.reset();
+                    }
+                    let elsewhere = ended.leaving && self.hubs.len() > 1;
+                    if ended.lasted >= GOOD_SESSION && !elsewhere {
                         // The same hub first: it was fine.
                         turn -= 1;
                     }
                     let pause = self.backoff.pause();
-                    match ended.retry_after {
+                    match ended.retry_after.filter(|_| !elsewhere) {
                         // Jitter on top, or a thousand agents would come back at the same moment.
                         Some(after) => after + pause,
                         None => pause,
@@ -202,17 +207,19 @@ impl Uplink {
         self.metrics.connected.set(1);
         let calls = TaskTracker::new();
         let mut retry_after = None;
+        let mut leaving = false;
         let end = loop {
             tokio::select! {
                 biased; // a stop comes before what the hub still wants
                 () = stop.cancelled() => {
                     self.drain(&link, &mut control, &calls).await;
-                    break LinkEnd::Local;
+                    break link.closed().await;
                 }
                 event = control.next() => match event {
                     Ok(ControlEvent::Drain { reason, retry_after: hint }) => {
                         info!(reason, "hub drains");
                         retry_after = hint;
+                        leaving = true;
                     }
                     Ok(_) => {}
                     Err(error) => {
@@ -232,6 +239,7 @@ impl Uplink {
         self.metrics.session_ended(end.name());
         if let LinkEnd::Peer(Close { retry_after: Some(after), .. }) = &end {
             retry_after = Some(*after);
+            leaving = true;
         }
         info!(cause = %end, lasted_s = started.elapsed().as_secs(), "session ended");
         self.state.send_replace(UplinkState::Connecting(Some(end.to_string())));
@@ -239,7 +247,7 @@ impl Uplink {
         calls.close();
         calls.wait().await;
         link.finish().await;
-        Ended { lasted: started.elapsed(), retry_after }
+        Ended { lasted: started.elapsed(), retry_after, leaving }
     }
 
     /// Boxed: a task is moved a few times until it runs, and this one is large.
@@ -247,6 +255,8 @@ impl Uplink {
         calls.spawn(Box::pin(self.dispatch.clone().serve(send, recv)));
     }
 
+    /// Tells the hub, serves what is still on its way, and waits for the hub to close: only the hub knows when the last
+    /// byte of the last answer has come. At the deadline what is left is cut, and named.
     async fn drain(&self, link: &Link, control: &mut Control, calls: &TaskTracker) {
         let deadline = tokio::time::sleep(self.drain);
         tokio::pin!(deadline);
@@ -257,15 +267,8 @@ impl Uplink {
         tokio::pin!(settle);
         let mut settled = false;
         loop {
-            if settled && calls.is_empty() {
-                break;
-            }
-            let done = async {
-                calls.close();
-                calls.wait().await;
-            };
             tokio::select! {
-                biased;
+                biased; // the end of patience, then the end of the link, then what still comes
                 () = &mut deadline => {
                     for (name, service) in &self.dispatch.services {
                         if service.permits.in_use() > 0 {
@@ -278,11 +281,8 @@ impl Uplink {
                     settled = true;
                     self.dispatch.draining.store(true, Ordering::Release);
                 }
-                () = done, if settled => break,
                 accepted = link.accept() => match accepted {
-                    Ok((send, recv)) => {
-                        self.start(calls, send, recv);
-                    }
+                    Ok((send, recv)) => self.start(calls, send, recv),
                     Err(_) => break,
                 },
             }

@@ -39,6 +39,8 @@ macro_rules! codes {
 codes! {
     /// The process that closes is shutting down, after its drain.
     Shutdown = 0x10, "shutdown";
+    /// The agent drained, and its last call is done.
+    Drained = 0x17, "drained";
     /// A newer session of the same node took over.
     Replaced = 0x11, "replaced";
     /// The peer broke the protocol.

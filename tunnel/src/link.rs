@@ -10,6 +10,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::{Pin, pin},
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -33,14 +34,16 @@ const CHUNKS_AT_ONCE: usize = 8;
 pub struct Link {
     connection: quinn::Connection,
     tasks: TaskTracker,
+    /// How this side closed it, if it did.
+    closed_with: Arc<OnceLock<Close>>,
 }
 
 /// Why a link ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkEnd {
-    /// This side closed it.
-    Local,
+    /// This side closed it, or let go of it.
+    Local(Option<Close>),
     /// The peer closed it, with a code of the published list.
     Peer(Close),
     /// The peer closed it with something else.
@@ -57,8 +60,8 @@ impl LinkEnd {
     /// A short name for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            LinkEnd::Local => "local",
-            LinkEnd::Peer(close) => close.code.name(),
+            LinkEnd::Local(None) => "local",
+            LinkEnd::Local(Some(close)) | LinkEnd::Peer(close) => close.code.name(),
             LinkEnd::Foreign(_) => "foreign",
             LinkEnd::TimedOut => "timed_out",
             LinkEnd::Reset => "reset",
@@ -70,7 +73,8 @@ impl LinkEnd {
 impl fmt::Display for LinkEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LinkEnd::Local => f.write_str("closed by this side"),
+            LinkEnd::Local(None) => f.write_str("closed by this side"),
+            LinkEnd::Local(Some(close)) => write!(f, "closed by this side, {close}"),
             LinkEnd::Peer(close) => write!(f, "closed by the peer, {close}"),
             LinkEnd::Foreign(what) => write!(f, "closed by the peer: {what}"),
             LinkEnd::TimedOut => f.write_str("timed out"),
@@ -86,7 +90,7 @@ impl From<quinn::ConnectionError> for LinkEnd {
     fn from(error: quinn::ConnectionError) -> Self {
         use quinn::ConnectionError as E;
         match error {
-            E::LocallyClosed => LinkEnd::Local,
+            E::LocallyClosed => LinkEnd::Local(None),
             E::TimedOut => LinkEnd::TimedOut,
             E::Reset => LinkEnd::Reset,
             E::ApplicationClosed(close) => {
@@ -144,7 +148,7 @@ pub struct LinkStats {
 
 impl Link {
     pub(crate) fn quic(connection: quinn::Connection) -> Self {
-        Self { connection, tasks: TaskTracker::new() }
+        Self { connection, tasks: TaskTracker::new(), closed_with: Arc::default() }
     }
 
     /// Opens a stream. On QUIC the peer learns of it with the first byte.
@@ -183,19 +187,31 @@ impl Link {
         Ok((SendHalf { stream: send, open: true }, RecvHalf { stream: recv, ended: false }))
     }
 
-    /// Closes at once; streams still open break at both ends.
+    /// Closes at once; streams still open break at both ends. Does nothing to a link that has ended: the cause of its end
+    /// stays the one that came first.
     pub fn close(&self, close: &Close) {
+        if self.connection.close_reason().is_some() {
+            return;
+        }
+        let _ = self.closed_with.set(close.clone());
         self.connection.close(VarInt::from_u32(close.code.number()), &close.reason());
     }
 
     /// Waits until the link has ended, and says why.
     pub async fn closed(&self) -> LinkEnd {
-        self.connection.closed().await.into()
+        self.explain(self.connection.closed().await)
     }
 
     /// Why the link ended, `None` while it lives.
     pub fn end(&self) -> Option<LinkEnd> {
-        self.connection.close_reason().map(LinkEnd::from)
+        self.connection.close_reason().map(|reason| self.explain(reason))
+    }
+
+    fn explain(&self, reason: quinn::ConnectionError) -> LinkEnd {
+        match reason {
+            quinn::ConnectionError::LocallyClosed => LinkEnd::Local(self.closed_with.get().cloned()),
+            other => other.into(),
+        }
     }
 
     /// Where the peer is now; it may move.

@@ -32,12 +32,6 @@ const SPARE_STREAMS: u32 = 32;
 /// Bytes sent and not yet acknowledged, for a whole link. Bounds memory; at 100 ms it still allows 80 MB/s.
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 
-/// Largest datagram that is looked for. The library's own bound, 1452, is that of an ordinary Ethernet; where the path takes
-/// more, as in data centres and on loopback, bulk costs a good part less CPU. Where it does not, the search is some dozen
-/// datagrams at the start of a session. Not larger, because the library hands ten of them to the kernel at once, and those
-/// must fit into the 65,507 bytes of one UDP send: more is refused with EMSGSIZE, and silently lost.
-const LARGEST_DATAGRAM: u16 = 6500;
-
 /// What a transport may use. The same type for both ends; each sets what is its own to grant.
 #[derive(Debug, Clone)]
 pub struct Budgets {
@@ -105,11 +99,7 @@ impl Budgets {
             ))
             // One side's pings and the other's acknowledgements keep both informed.
             .keep_alive_interval((side == Side::Agent).then_some(self.keep_alive))
-            .mtu_discovery_config(self.mtu_discovery.then(|| {
-                let mut discovery = MtuDiscoveryConfig::default();
-                discovery.upper_bound(LARGEST_DATAGRAM);
-                discovery
-            }))
+            .mtu_discovery_config(self.mtu_discovery.then(MtuDiscoveryConfig::default))
             .enable_segmentation_offload(self.gso);
         config
     }
@@ -139,8 +129,7 @@ fn endpoint(
 ) -> Result<quinn::Endpoint, TransportError> {
     let failed = |source| TransportError::Bind { address, source };
     let socket = UdpSocket::bind(address).map_err(failed)?;
-    let mut config = quinn::EndpointConfig::default();
-    config.max_udp_payload_size(LARGEST_DATAGRAM).expect("over the least of 1200 and under the most of 65527");
+    let config = quinn::EndpointConfig::default();
     if !budgets.deferred_drivers {
         return quinn::Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(failed);
     }

@@ -59,7 +59,7 @@ async fn stalled_downloads_and_uploads_delay_no_other_call_and_no_heartbeat() {
     }
     assert!(calls >= 20 && slowest < Duration::from_secs(2), "{calls} calls, the slowest took {slowest:?}");
     let admin = world.hub().admin_address().expect("an admin page");
-    for cause in ["idle", "timed_out", "lost"] {
+    for cause in ["timed_out", "reset", "transport"] {
         let series = format!("edgeway_hub_sessions_ended_total{{cause=\"{cause}\"}}");
         assert_eq!(world.metric(admin, &series).await, 0.0, "the session ended: {cause}");
     }

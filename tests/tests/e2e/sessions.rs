@@ -373,6 +373,31 @@ async fn an_agent_that_stops_finishes_what_runs_and_others_take_the_rest() {
 }
 
 #[tokio::test]
+async fn an_agent_that_stops_delivers_what_it_has_begun_to_the_last_byte() {
+    const SIZE: usize = 20_000_000;
+    let fountain = Service::start(|mut connection| async move {
+        connection.request().await;
+        connection.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n")).await;
+        let piece = vec![b'x'; 100_000];
+        for _ in 0..SIZE / piece.len() {
+            connection.send(&piece).await;
+        }
+    })
+    .await;
+    for round in 1..=3 {
+        let mut world = Plan::default().node("berlin-1", http("fountain", fountain.address)).start().await;
+        let mut caller = Caller::connect(world.rest).await;
+        caller.send("GET /any/fountain HTTP/1.1\r\nHost: e2e\r\n\r\n").await;
+        eventually("the call is at the service", || fountain.requests() == round).await;
+        // What the service has sent is in the agent's buffers, and more of it when the agent is told to stop.
+        let stopping = tokio::spawn(world.take_agent("berlin-1").shutdown());
+        assert_eq!(caller.answer().await.expect("an answer").body.len(), SIZE);
+        within("the agent stops", stopping).await.expect("no panic");
+        world.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn a_drain_has_an_end() {
     let (service, _go) = held().await;
     let plan = Plan { drain: Duration::from_millis(300), ..Plan::default() };
@@ -421,7 +446,7 @@ async fn the_cause_of_every_sessions_end_is_counted() {
     world.take_agent("berlin-1").shutdown().await;
     let admin = world.hub().admin_address().expect("an admin page");
     within("the end is counted", async {
-        let series = r#"edgeway_hub_sessions_ended_total{cause="shutdown"}"#;
+        let series = r#"edgeway_hub_sessions_ended_total{cause="drained"}"#;
         while world.metric(admin, series).await != 1.0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

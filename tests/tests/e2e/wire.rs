@@ -170,7 +170,7 @@ async fn an_agent_that_breaks_the_protocol_before_a_head_gives_its_caller_a_faul
         ("no protobuf", frame(FrameType::Head, &[0xff; 40])),
         ("an empty head", frame(FrameType::Head, b"")),
         ("status 99", wire_reply(99, vec![])),
-        ("status 600", wire_reply(600, vec![])),
+        ("status 1000", wire_reply(1000, vec![])),
         ("status 2^32 - 1", wire_reply(u32::MAX, vec![])),
         ("2^62 bytes of HEAD", endless(0x01)),
         ("2^62 bytes of DATA", endless(0x02)),

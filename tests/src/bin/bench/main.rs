@@ -158,29 +158,40 @@ impl Measure {
         let directory = tempfile::tempdir()?;
         let (_service, service) = Process::role("service", &[])?;
         let mut report = Report::default();
+        // One measurement that fails leaves the others standing.
+        let mut failures = Vec::new();
         if [Part::Calls, Part::Bulk, Part::Memory].into_iter().any(wanted) {
             let ways = ways(directory.path(), service)?;
             if wanted(Part::Calls) {
-                report.calls = scenarios::calls(&ways, effort)?;
+                keep(&mut report.calls, scenarios::calls(&ways, effort), &mut failures);
             }
             if wanted(Part::Bulk) {
-                report.bulk = scenarios::bulk(directory.path(), &ways, effort)?;
+                keep(&mut report.bulk, scenarios::bulk(directory.path(), &ways, effort), &mut failures);
             }
             if let Some(edgeway) = ways.last().filter(|_| wanted(Part::Memory)) {
-                report.memory = scenarios::growth(edgeway, large)?;
+                keep(&mut report.memory, scenarios::growth(edgeway, large), &mut failures);
             }
         }
         if wanted(Part::Slow) {
-            report.slow_readers = Some(scenarios::slow_readers(directory.path(), service, many, effort)?);
+            let slow = scenarios::slow_readers(directory.path(), service, many, effort);
+            keep(&mut report.slow_readers, slow.map(Some), &mut failures);
         }
         if wanted(Part::Idle) {
-            report.idle_sessions = Some(scenarios::idle_sessions(directory.path(), many)?);
+            let idle = scenarios::idle_sessions(directory.path(), many);
+            keep(&mut report.idle_sessions, idle.map(Some), &mut failures);
         }
         report.judge();
         println!("{}", report.text());
         let file = std::env::current_exe()?.with_file_name("bench.json");
         report.save(&file)?;
         println!("as JSON: {}", file.display());
-        Ok(())
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
+    }
+}
+
+fn keep<T>(place: &mut T, measured: Outcome<T>, failures: &mut Vec<String>) {
+    match measured {
+        Ok(measured) => *place = measured,
+        Err(error) => failures.push(error.to_string()),
     }
 }

@@ -23,7 +23,11 @@ pub(crate) async fn run(target: SocketAddr, count: u32) -> Outcome<()> {
     }
     drop(ready);
     for _ in 0..count {
-        readies.recv().await.ok_or("a slow reader got no answer")?;
+        tokio::select! {
+            biased; // a reader that ended is what keeps the others from being all
+            Some(ended) = readers.join_next() => ended??,
+            ready = readies.recv() => ready.ok_or("a slow reader got no answer")?,
+        }
     }
     process::say_ready(target);
     match readers.join_next().await {
