@@ -57,9 +57,9 @@ pub fn call_head(data: &[u8]) {
         CallKind::Pipe => put_pipe_head(&mut out, &call),
         CallKind::Http { request, has_body } => {
             within_limits(&request.headers);
-            let target = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+            let target = target_of(request);
             assert!(target.len() <= HEADS.bytes, "the target is over the limit");
-            raw_target(payload, target);
+            raw_target(&payload, target);
             put_http_head(&mut out, &call, request, *has_body);
         }
     }
@@ -69,7 +69,7 @@ pub fn call_head(data: &[u8]) {
     match (kind, kind_again) {
         (CallKind::Pipe, CallKind::Pipe) => {}
         (CallKind::Http { request: a, has_body: b }, CallKind::Http { request: c, has_body: d }) => {
-            assert_eq!((a.method, a.uri, a.headers, b), (c.method, c.uri, c.headers, d));
+            assert_eq!((&a.method, target_of(&a), &a.headers, b), (&c.method, target_of(&c), &c.headers, d));
         }
         _ => panic!("the kind of the call changed"),
     }
@@ -180,10 +180,21 @@ fn within_limits(headers: &HeaderMap) {
     assert!(bytes <= HEADS.bytes, "too many bytes were taken");
 }
 
+/// As it goes out: nothing at all and the root are the same.
+fn target_of(request: &http::request::Parts) -> &str {
+    request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+}
+
 /// A target is passed on as it came; only a fragment, which has no place there (RFC 9112, section 3.2), is cut off.
-fn raw_target(payload: Bytes, target: &str) {
-    let head = wire::CallHead::decode(payload).expect("it was decoded before");
-    let Some(wire::call_head::Kind::Http(http)) = head.kind else { panic!("it was HTTP before") };
-    let sent = http.target.split(|&byte| byte == b'#').next().unwrap_or_default();
-    assert_eq!(if sent.is_empty() { b"/" } else { sent }, target.as_bytes(), "the target was changed");
+fn raw_target(payload: &[u8], target: &str) {
+    let in_one_piece = payload.windows(target.len()).any(|window| window == target.as_bytes());
+    assert!(target == "/" || in_one_piece, "the target is not what was sent");
+    // Of fields that come twice the generated types keep other parts, so only what they would write themselves compares.
+    let Ok(head) = wire::CallHead::decode(payload) else { return };
+    if head.encode_to_vec() == payload
+        && let Some(wire::call_head::Kind::Http(http)) = head.kind
+    {
+        let sent = http.target.split(|&byte| byte == b'#').next().unwrap_or_default();
+        assert_eq!(if sent.is_empty() { b"/" } else { sent }, target.as_bytes(), "the target was changed");
+    }
 }
