@@ -160,7 +160,7 @@ pub fn put_trailers(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
 
 /// Decodes the head of a call.
 ///
-/// As protobuf has it: unknown fields are skipped, of a field that comes twice the last one counts.
+/// Unknown fields are skipped; of a field that comes twice the last one counts (protobuf would merge messages).
 ///
 /// # Errors
 /// A head that does not decode, is over a limit, or holds what HTTP does not allow.
