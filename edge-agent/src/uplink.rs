@@ -80,7 +80,53 @@ impl Backoff {
     }
 }
 
-/// How one attempt ended.
+/// Whose turn it is, and after which pause.
+struct Turns {
+    hubs: usize,
+    turn: usize,
+    backoff: Backoff,
+    /// The longest wait that a hub asked for since all of them were tried last.
+    asked: Duration,
+}
+
+impl Turns {
+    fn new(hubs: usize, backoff: Backoff) -> Self {
+        Self { hubs, turn: 0, backoff, asked: Duration::ZERO }
+    }
+
+    /// The hub to dial now.
+    fn next(&mut self) -> usize {
+        let hub = self.turn % self.hubs;
+        self.turn += 1;
+        hub
+    }
+
+    /// The pause after a session.
+    fn after_session(&mut self, ended: &Ended) -> Duration {
+        let elsewhere = ended.leaving && self.hubs > 1;
+        if ended.lasted >= GOOD_SESSION {
+            self.backoff.reset();
+            if !elsewhere {
+                // The same hub first: it was fine.
+                self.turn -= 1;
+            }
+        }
+        let asked = ended.retry_after.filter(|_| !elsewhere).unwrap_or_default();
+        // Jitter on top, or a thousand agents would come back at the same moment.
+        asked + self.backoff.pause()
+    }
+
+    /// The pause after a failed attempt: none before all hubs were tried, then what was asked for, with jitter on top.
+    fn after_failure(&mut self, retry_after: Option<Duration>) -> Duration {
+        self.asked = self.asked.max(retry_after.unwrap_or_default());
+        if !self.turn.is_multiple_of(self.hubs) {
+            return Duration::ZERO;
+        }
+        std::mem::take(&mut self.asked) + self.backoff.pause()
+    }
+}
+
+/// How one session ended.
 struct Ended {
     lasted: Duration,
     retry_after: Option<Duration>,
@@ -93,12 +139,11 @@ impl Uplink {
     ///
     /// # Cancel safety
     /// Dropping the future ends the session; calls that run are reset.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let mut sockets = Sockets::new(self.identity.clone(), self.budgets.clone());
-        let mut turn = 0;
+        let mut turns = Turns::new(self.hubs.len(), self.backoff.clone());
         while !stop.is_cancelled() {
-            let hub = self.hubs[turn % self.hubs.len()].clone();
-            turn += 1;
+            let hub = self.hubs[turns.next()].clone();
             let attempt = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -107,28 +152,12 @@ impl Uplink {
             let pause = match attempt {
                 Ok((link, control)) => {
                     let ended = self.session(link, control, &stop).await;
-                    if ended.lasted >= GOOD_SESSION {
-                        self.backoff.reset();
-                    }
-                    let elsewhere = ended.leaving && self.hubs.len() > 1;
-                    if ended.lasted >= GOOD_SESSION && !elsewhere {
-                        // The same hub first: it was fine.
-                        turn -= 1;
-                    }
-                    let pause = self.backoff.pause();
-                    match ended.retry_after.filter(|_| !elsewhere) {
-                        // Jitter on top, or a thousand agents would come back at the same moment.
-                        Some(after) => after + pause,
-                        None => pause,
-                    }
+                    turns.after_session(&ended)
                 }
                 Err((why, retry_after)) => {
                     self.metrics.dial_failed();
                     self.state.send_replace(UplinkState::Connecting(Some(why.clone())));
-                    // All hubs in turn before the first pause that counts.
-                    let pause =
-                        if turn % self.hubs.len() == 0 { self.backoff.pause() } else { Duration::ZERO };
-                    let pause = retry_after.map_or(pause, |after| after + pause);
+                    let pause = turns.after_failure(retry_after);
                     warn!(hub = %hub, error = why, pause_ms = pause.as_millis() as u64, "no session");
                     pause
                 }
@@ -340,6 +369,41 @@ impl Sockets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn turns(hubs: usize) -> Turns {
+        Turns::new(hubs, Backoff::new(Duration::from_millis(200), SECOND))
+    }
+
+    fn ended(lasted: Duration, retry_after: Option<Duration>, leaving: bool) -> Ended {
+        Ended { lasted, retry_after, leaving }
+    }
+
+    #[test]
+    fn a_hubs_retry_hint_is_obeyed() {
+        let mut one = turns(1);
+        one.next();
+        assert!(one.after_failure(Some(5 * SECOND)) >= 5 * SECOND);
+        one.next();
+        assert!(one.after_session(&ended(SECOND, Some(5 * SECOND), true)) >= 5 * SECOND);
+        one.next();
+        assert!(one.after_failure(None) <= SECOND, "a hint counts once");
+    }
+
+    #[test]
+    fn no_hubs_hint_keeps_an_agent_from_another_hub() {
+        let mut two = turns(2);
+        assert_eq!(two.next(), 0);
+        assert_eq!(two.after_failure(Some(5 * SECOND)), Duration::ZERO);
+        assert_eq!(two.next(), 1);
+        assert!(two.after_failure(None) >= 5 * SECOND, "both were tried, and one asked for time");
+        assert_eq!(two.next(), 0);
+        assert!(two.after_session(&ended(60 * SECOND, Some(5 * SECOND), true)) <= SECOND);
+        assert_eq!(two.next(), 1, "the other one, as the first is leaving");
+        two.after_session(&ended(60 * SECOND, None, false));
+        assert_eq!(two.next(), 1, "the same one, as it was fine");
+    }
 
     #[test]
     fn the_pause_is_random_below_a_bound_that_doubles_up_to_the_most() {
