@@ -145,7 +145,8 @@ impl RecvBody {
         // this body, whose owner decides.
     }
 
-    fn poll_end(&mut self, frame: Frame) -> Result<Option<http::HeaderMap>, Fault> {
+    /// What a frame other than DATA means: the true end with its trailers, or why the body is cut.
+    fn last_frame(&mut self, frame: Frame) -> Result<Option<http::HeaderMap>, Fault> {
         match frame.kind {
             FrameType::Trailers => decode_trailers(frame.payload, &self.limits)
                 .map_err(|error| FramesError::Protocol(error.to_string()).to_fault(self.blame)),
@@ -182,7 +183,7 @@ impl http_body::Body for RecvBody {
             Ok(Some(Frame { kind: FrameType::Data, payload })) => {
                 return Poll::Ready(Some(Ok(http_body::Frame::data(payload))));
             }
-            Ok(Some(frame)) => match this.poll_end(frame) {
+            Ok(Some(frame)) => match this.last_frame(frame) {
                 Ok(trailers) => trailers.map(|trailers| Ok(http_body::Frame::trailers(trailers))),
                 Err(fault) => {
                     frames_stop(&mut this.frames);

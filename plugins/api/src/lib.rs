@@ -25,6 +25,7 @@ mod edge;
 mod plugin;
 #[cfg(feature = "tower")]
 pub mod tower;
+pub mod units;
 
 use std::{future::Future, pin::Pin};
 

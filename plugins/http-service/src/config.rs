@@ -10,7 +10,7 @@ use rustls::{
 };
 use serde::Deserialize;
 
-use crate::units::{Period, Size};
+use edgeway_plugin::units::{Period, Size};
 
 /// A service's `http` section.
 #[derive(Debug, Clone, Deserialize)]

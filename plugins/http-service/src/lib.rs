@@ -38,7 +38,6 @@ mod pool;
 mod socket;
 mod switch;
 mod tasks;
-mod units;
 mod upload;
 
 use std::{fmt, sync::Arc};
@@ -48,10 +47,9 @@ use edgeway_plugin::{
 };
 
 use crate::{config::Settings, dial::Dialer, pool::Pool};
-pub use crate::{
-    config::{HttpServiceConfig, LimitsConfig, PoolConfig, TimeoutsConfig, TlsConfig},
-    units::{Period, Size},
-};
+pub use edgeway_plugin::units::{Period, Size};
+
+pub use crate::config::{HttpServiceConfig, LimitsConfig, PoolConfig, TimeoutsConfig, TlsConfig};
 
 /// Talks to one local HTTP service. See the [crate].
 pub struct HttpService {

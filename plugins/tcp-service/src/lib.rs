@@ -14,7 +14,6 @@
 //! What it deliberately does not do: HTTP calls, TLS, pooling.
 
 mod pipe;
-mod units;
 
 use std::{fmt, io, time::Duration};
 
@@ -27,7 +26,7 @@ use tokio::net::TcpStream;
 use tracing::warn;
 
 use crate::pipe::Pipe;
-pub use crate::units::Period;
+pub use edgeway_plugin::units::Period;
 
 /// A probe that takes longer would be a service that no call reaches in useful time either.
 const PROBE: Duration = Duration::from_secs(2);
